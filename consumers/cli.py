@@ -1,0 +1,82 @@
+"""The root of ``dialstream``."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ingest import cli as ingest_cli
+from ingest.cli import ConfigOption, JsonOption
+from ingest.errors import ConfigError
+
+app = typer.Typer(
+    help="One durable, ordered, complete stream of everything that happens on a company's phones.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+ingest_cli.add_commands(app)
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 done, 1 found something wrong, 2 used wrongly."""
+    try:
+        app()
+    except ConfigError as error:
+        ingest_cli.report_faults(error.faults)
+        sys.exit(2)
+    except BrokenPipeError:  # `dialstream tail | head`
+        sys.stderr.close()
+        sys.exit(0)
+
+
+@app.command()
+def up(
+    config: ConfigOption = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Also play signed traffic of a simulated company.")
+    ] = False,
+) -> None:
+    """Run every role that is configured, in one process, for one machine."""
+    from consumers.up import run_everything
+    from ingest.settings import load_settings
+
+    raise typer.Exit(run_everything(load_settings(config), demo=demo))
+
+
+@app.command()
+def tail(
+    subjects: Annotated[
+        list[str] | None, typer.Argument(help="call, message, contact, … Everything without.")
+    ] = None,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on at the end, in a pipe too.")
+    ] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="Such as call.ended.")] = None,
+    connection: Annotated[str | None, typer.Option()] = None,
+    ident: Annotated[str | None, typer.Option("--id")] = None,
+    tombstones: Annotated[bool, typer.Option(help="Deletions too.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Follow the stream; with --json, one event a line.
+
+    With --from-beginning, and its output in a pipe, it ends when it has caught up.
+    """
+    from consumers.tail import Wanted, follow_stream
+    from ingest.settings import load_settings
+
+    wanted = Wanted.of(subjects or [], type_, connection, ident, tombstones=tombstones)
+    until_end = from_beginning and not follow and not sys.stdout.isatty()
+    code = follow_stream(
+        load_settings(config),
+        wanted,
+        from_beginning=from_beginning,
+        until_end=until_end,
+        count=count,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)

@@ -1,0 +1,97 @@
+"""Events for people: one line each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+_STYLES = {
+    "call": "cyan",
+    "message": "green",
+    "contact": "blue",
+    "agent": "yellow",
+    "change": "magenta",
+    "reject": "red",
+    "gap": "red",
+}
+_STRONG = {"ended": "bold", "missed": "bold red", "blocked": "bold red"}
+
+
+def line(event: Mapping[str, Any]) -> Text:
+    """``14:13:29  call.connected  acme  +15551230001 → Agent One  …``"""
+    subject, what = event["type"].removeprefix("dialstream.").split(".", 1)
+    style = _STYLES.get(subject, "white")
+    text = Text(overflow="ellipsis", no_wrap=True)
+    text.append(event["time"][11:19], "dim")
+    text.append(f"  {subject}.{what}".ljust(26), f"{style} {_STRONG.get(what, '')}".strip())
+    text.append(f"{event['connection']}  ", "dim")
+    text.append(_story(subject, event["data"]))
+    if event.get("stale"):
+        text.append("  stale", "dim")
+    return text
+
+
+def _story(subject: str, data: Mapping[str, Any]) -> str:
+    tell = _STORIES.get(subject)
+    return tell(data) if tell else ""
+
+
+def _call(data: Mapping[str, Any]) -> str:
+    outside, inside = _who(data["external"]), _who(data["target"])
+    way = f"{inside} → {outside}" if data["direction"] == "outbound" else f"{outside} → {inside}"
+    facts = [
+        _length("talk", data["talk_duration_s"]) if data["ended_at"] else "",
+        _length("on hold", data["hold_duration_s"]) if data["ended_at"] else "",
+        data["outcome"] or "",
+        "voicemail left" if data["voicemail"] else "",
+    ]
+    return "  ".join([way, *filter(None, facts)])
+
+
+def _message(data: Mapping[str, Any]) -> str:
+    outside, inside = _who(data["contact"]), _who(data["target"])
+    way = f"{inside} → {outside}" if data["direction"] == "outbound" else f"{outside} → {inside}"
+    status = data["provider_status"] if data["status"] not in (None, "pending") else None
+    return "  ".join(filter(None, [way, f"“{data['text']}”" if data["text"] else "", status]))
+
+
+def _contact(data: Mapping[str, Any]) -> str:
+    numbers = ", ".join(number["number"] for number in data["phone_numbers"])
+    return "  ".join(filter(None, [data["display_name"], data["company_name"], numbers]))
+
+
+def _agent(data: Mapping[str, Any]) -> str:
+    reason = f" ({data['duty_reason']})" if data["duty_reason"] else ""
+    return f"{data['name'] or data['agent_id']} is {data['provider_duty_status']}{reason}"
+
+
+def _change(data: Mapping[str, Any]) -> str:
+    by = _who(data["changed_by"])
+    return f"{data['note'] or data['action']}  by {by}"
+
+
+def _reject(data: Mapping[str, Any]) -> str:
+    return f"{data['detail']}  ({data['via']})"
+
+
+_STORIES = {
+    "call": _call,
+    "message": _message,
+    "contact": _contact,
+    "agent": _agent,
+    "change": _change,
+    "reject": _reject,
+}
+
+
+def _who(party: Mapping[str, Any]) -> str:
+    if party["withheld"]:
+        return "withheld"
+    return party["name"] or party["number"] or party["id"] or "somebody"
+
+
+def _length(word: str, seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{word} {minutes}:{rest:02d}"

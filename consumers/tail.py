@@ -1,0 +1,131 @@
+"""`dialstream tail`: the stream on a terminal, or a line of JSON for each event."""
+
+import asyncio
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from rich.console import Console
+
+from consumers.render import line
+from ingest.errors import ConfigError
+from ingest.eventlog.journal import open_reader
+from ingest.eventlog.log import StoredRecord
+from ingest.settings import Settings
+from schemas.topics import TOPIC_OF, TOPICS
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events are shown."""
+
+    subjects: frozenset[str]
+    type: str | None
+    connection: str | None
+    id: str | None
+    tombstones: bool
+
+    @classmethod
+    def of(
+        cls,
+        subjects: Sequence[str],
+        type_: str | None,
+        connection: str | None,
+        ident: str | None,
+        *,
+        tombstones: bool,
+    ) -> "Wanted":
+        """Raises ConfigError for subjects that do not exist."""
+        faults = []
+        for subject in subjects:
+            if subject not in TOPIC_OF:
+                near = difflib.get_close_matches(subject, TOPIC_OF, 1, 0.5)
+                mend = f"did you mean {near[0]}?" if near else f"known: {', '.join(TOPIC_OF)}"
+                faults.append(f"there is no subject {subject!r}: {mend}")
+        if faults:
+            raise ConfigError(*faults)
+        if type_ is not None:
+            type_ = f"dialstream.{type_.removeprefix('dialstream.')}"
+        return cls(frozenset(subjects), type_, connection, ident, tombstones)
+
+    @classmethod
+    def everything(cls) -> "Wanted":
+        return cls(frozenset(), None, None, None, tombstones=False)
+
+    @property
+    def topics(self) -> list[str]:
+        if self.subjects:
+            return sorted({TOPIC_OF[subject] for subject in self.subjects})
+        return [topic.name for topic in TOPICS.values() if topic.subjects]
+
+    def matches(self, stored: StoredRecord) -> bool:
+        """By the headers, so that what is not shown is not parsed."""
+        if stored.value is None:
+            return self.tombstones and self.type is None and self.id is None
+        headers = dict(stored.headers)
+        kind = headers["ce_type"].decode()
+        return (
+            (not self.subjects or kind.split(".")[1] in self.subjects)
+            and self.type in (None, kind)
+            and self.id in (None, headers["ce_id"].decode())
+            and self.connection in (None, stored.key.decode().split("/")[0])
+        )
+
+
+def follow_stream(
+    settings: Settings,
+    wanted: Wanted,
+    *,
+    from_beginning: bool,
+    until_end: bool,
+    count: int | None,
+    as_json: bool,
+) -> int:
+    """Show what is wanted until ``count``, the end if ``until_end``, or Ctrl-C; the exit code."""
+    show = _show_json if as_json else Shown(Console(highlight=False, soft_wrap=True))
+
+    async def run() -> None:
+        shown = 0
+        start = "earliest" if from_beginning else "latest"
+        async with open_reader(settings.eventlog.path, wanted.topics, start=start) as reader:  # type: ignore[arg-type]
+            while True:
+                for stored in await reader.fetch(wait_s=0.2):
+                    if wanted.matches(stored):
+                        show(stored)
+                        shown += 1
+                        if shown == count:
+                            return
+                sys.stdout.flush()
+                if until_end and await reader.caught_up():
+                    return
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+class Shown:
+    """Prints events for people."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, stored: StoredRecord) -> None:
+        if stored.value is None:
+            self._console.print(f"          deleted  {stored.topic} {stored.key.decode()}", style="dim")
+            return
+        event: dict[str, Any] = orjson.loads(stored.value)
+        self._console.print(line(event))
+
+
+def _show_json(stored: StoredRecord) -> None:
+    if stored.value is None:
+        tombstone = {"topic": stored.topic, "key": stored.key.decode(), "data": None}
+        sys.stdout.buffer.write(orjson.dumps(tombstone) + b"\n")
+    else:
+        sys.stdout.buffer.write(stored.value + b"\n")

@@ -1,0 +1,80 @@
+"""`dialstream up`: every role that is configured, in one process."""
+
+import asyncio
+
+from rich.console import Console
+from rich.text import Text
+
+from consumers.tail import Shown, Wanted
+from ingest.eventlog.journal import open_reader
+from ingest.logs import setup_logs
+from ingest.metrics import totals
+from ingest.receiver import receive, url_of
+from ingest.runner import Stopping, run
+from ingest.settings import Settings
+
+
+def run_everything(settings: Settings, *, demo: bool) -> int:
+    """Run until a signal; the exit code."""
+    quiet = demo and settings.logging.format == "auto"  # the events are the output
+    logs = setup_logs(settings.logging.format, "error" if quiet else settings.logging.level)
+
+    async def main(stopping: Stopping) -> None:
+        ready = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            receiving = tasks.create_task(receive(settings, stopping, ready))
+            if demo:
+                playing = tasks.create_task(_play(settings, ready))
+                await asyncio.wait([receiving])
+                playing.cancel()
+
+    try:
+        return run(main)
+    finally:
+        logs.close()
+
+
+async def _play(settings: Settings, ready: asyncio.Event) -> None:
+    """Post a simulated company's traffic to the first connection, and show what comes of it."""
+    from ingest.simulator.poster import post  # noqa: PLC0415 - nobody else wants an HTTP client
+
+    name, connection = next(iter(settings.connections.items()))
+    secret = connection.signing_secrets()[0].decode()
+    console = Console(highlight=False, soft_wrap=True)
+    await ready.wait()
+    hook = f"{url_of(settings.receiver)}/webhooks/{name}"
+    console.print(_banner(hook, url_of(settings.admin)))
+    try:
+        async with (
+            open_reader(settings.eventlog.path, Wanted.everything().topics, start="latest") as reader,
+            asyncio.TaskGroup() as tasks,
+        ):
+            await reader.fetch(wait_s=0)  # now its place is the end
+            tasks.create_task(post(hook, secret, seed=1))
+            show = Shown(console)
+            while True:
+                for stored in await reader.fetch(wait_s=1.0):
+                    if stored.value is not None:
+                        show(stored)
+    finally:
+        console.print(_summary())
+
+
+def _banner(hook: str, admin: str) -> Text:
+    text = Text("\ndialstream is listening, and a simulated company is on the phone.\n\n", "bold")
+    for what, where in (
+        ("deliveries", f"POST {hook}"),
+        ("health", f"{admin}/readyz"),
+        ("metrics", f"{admin}/metrics"),
+        ("the stream", "dialstream tail --from-beginning"),
+    ):
+        text.append(f"  {what:<12}", "dim").append(f"{where}\n")
+    return text.append("\n  Ctrl-C ends it.\n", "dim")
+
+
+def _summary() -> Text:
+    sums = totals()
+    text = Text("\n")
+    for word in ("received", "stored", "repeat", "refused", "rejected", "unavailable"):
+        text.append(f"{sums[word]:,}", "bold").append(f" {word}   ", "dim")
+    return text

@@ -1,0 +1,1 @@
+"""From the wire to the event log: verify, normalize, make durable, then acknowledge."""

@@ -1,0 +1,110 @@
+"""Commands of the ingest side. What a command needs is imported when it runs: help is instant."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings file. Else DIALSTREAM_CONFIG, else ./dialstream.toml."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Mount everything of this side on the root."""
+    app.command()(receive)
+    app.command()(send)
+    app.command()(doctor)
+    topics = typer.Typer(help="The topics of the event log.", no_args_is_help=True)
+    topics.command("create")(topics_create)
+    app.add_typer(topics, name="topics")
+    schemas = typer.Typer(help="The published schemas.", no_args_is_help=True)
+    schemas.command("export")(schemas_export)
+    app.add_typer(schemas, name="schemas")
+    config = typer.Typer(help="The settings in force.", no_args_is_help=True)
+    config.command("show")(config_show)
+    app.add_typer(config, name="config")
+
+
+def receive(config: ConfigOption = None) -> None:
+    """Run the receiver: the public port, the admin port, nothing else."""
+    import asyncio
+
+    from ingest.logs import setup_logs
+    from ingest.receiver import receive as receive_deliveries
+    from ingest.runner import run
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    logs = setup_logs(settings.logging.format, settings.logging.level)
+    try:
+        code = run(lambda stopping: receive_deliveries(settings, stopping, asyncio.Event()))
+    finally:
+        logs.close()
+    raise typer.Exit(code)
+
+
+def send(
+    files: Annotated[list[str], typer.Argument(help="Files with a provider's JSON; - is stdin.")],
+    connection: Annotated[
+        str | None, typer.Option(help="Whose secret signs. Not needed if there is only one.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Where to post, instead of our own port.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Sign payloads as the provider would, and post them.
+
+    Exits with 1 unless every answer is 2xx.
+    """
+    from ingest.commands.send import send_files
+    from ingest.settings import load_settings
+
+    raise typer.Exit(send_files(load_settings(config), files, connection, to))
+
+
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check settings, event log and machine; say what is wrong and how to mend it.
+
+    Exits with 1 if something has to be mended.
+    """
+    from ingest.commands.doctor import diagnose, show
+
+    raise typer.Exit(show(diagnose(config), as_json=as_json))
+
+
+def topics_create(config: ConfigOption = None) -> None:
+    """Make the topics that are missing. Never alters those that are there."""
+    from ingest.commands.topics import create_topics
+    from ingest.settings import load_settings
+
+    raise typer.Exit(create_topics(load_settings(config)))
+
+
+def schemas_export() -> None:
+    """Write JSON Schemas and the AsyncAPI document into schemas/published/."""
+    from schemas.export import PUBLISHED, export
+
+    written = export()
+    typer.echo(f"{len(written)} documents in {PUBLISHED}")
+
+
+def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show the settings in force, secrets masked."""
+    import json
+
+    import tomli_w
+
+    from ingest.settings import load_settings
+
+    values = load_settings(config).model_dump(mode="json", exclude_none=True)
+    typer.echo(json.dumps(values, indent=2) if as_json else tomli_w.dumps(values).rstrip())
+
+
+def report_faults(faults: tuple[str, ...]) -> None:
+    """Say what is wrong with the settings, a line each."""
+    print("dialstream cannot start:", file=sys.stderr)
+    for fault in faults:
+        print(f"  - {fault}", file=sys.stderr)

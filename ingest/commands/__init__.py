@@ -1,0 +1,1 @@
+"""What the commands do; `ingest.cli` says how they are called."""

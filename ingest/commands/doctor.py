@@ -1,0 +1,217 @@
+"""`dialstream doctor`: what is wrong, and how to mend it."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import phonenumbers
+
+from ingest.errors import ConfigError
+from ingest.eventlog.journal import journal_folder
+from ingest.eventlog.segments import Segment, segment_paths
+from ingest.eventlog.topic import KEEP_FREE
+from ingest.settings import Admin, Receiver, Settings, load_settings
+from schemas.topics import TOPICS
+
+#: HS256 keys are as strong as their length; RFC 7518 section 3.2 asks for 32 bytes.
+STRONG_SECRET = 32
+
+SLOW_FSYNC_S = 0.05
+FSYNCS = 20
+
+#: Below this, idle connections can crowd out honest ones.
+DESCRIPTORS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    #: ``bad`` has to be mended, ``odd`` ought to be looked at.
+    state: Literal["good", "odd", "bad"]
+    what: str
+    mend: str = ""
+
+
+def diagnose(config: Path | None) -> list[Finding]:
+    """Look at everything; never raises for what is wrong."""
+    try:
+        settings = load_settings(config)
+    except ConfigError as error:
+        return [Finding("bad", f"settings: {fault}", "mend the settings") for fault in error.faults]
+    named = ", ".join(settings.connections) or "none"
+    return [
+        Finding("good", f"settings are in order; connections: {named}"),
+        *_connections(settings),
+        *_port("receiver", settings.receiver),
+        *_port("admin", settings.admin),
+        *_disk(settings.eventlog.path),
+        *_journal(settings.eventlog.path),
+        *_machine(),
+    ]
+
+
+def show(findings: list[Finding], *, as_json: bool) -> int:
+    """Print the findings; 1 if one of them is bad, else 0."""
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        from rich.console import Console  # noqa: PLC0415 - not for programs
+
+        console = Console(highlight=False, soft_wrap=True)
+        marks = {"good": "[green]✓[/]", "odd": "[yellow]![/]", "bad": "[red]✗[/]"}
+        for finding in findings:
+            console.print(marks[finding.state], end=" ")
+            console.print(finding.what, markup=False)
+            if finding.mend:
+                console.print(f"    → {finding.mend}", markup=False, style="dim")
+    return int(any(finding.state == "bad" for finding in findings))
+
+
+def _connections(settings: Settings) -> Iterator[Finding]:
+    if not settings.connections:
+        yield Finding("bad", "no connection is configured", "add [connections.<name>]")
+    for name, connection in settings.connections.items():
+        weak = sum(len(secret) < STRONG_SECRET for secret in connection.signing_secrets())
+        if weak:
+            yield Finding(
+                "odd",
+                f"{name}: {weak} secret(s) shorter than {STRONG_SECRET} bytes can be guessed offline",
+                "make one with `openssl rand -base64 32`, set it at the provider, rotate",
+            )
+        if connection.region is None:
+            yield Finding(
+                "odd",
+                f"{name}: numbers without a country stay as they are",
+                f"set connections.{name}.region, e.g. US",
+            )
+        elif connection.region not in phonenumbers.SUPPORTED_REGIONS:
+            yield Finding(
+                "bad",
+                f"{name}: region {connection.region} is no ISO 3166 code",
+                f"set connections.{name}.region to e.g. US or GB",
+            )
+        for path in connection.secret_files:
+            if stat.S_IMODE(path.stat().st_mode) & 0o077:
+                yield Finding("odd", f"{path} can be read by others", f"chmod 600 {path}")
+
+
+def _port(name: str, section: Receiver | Admin) -> Iterator[Finding]:
+    with socket.socket(socket.AF_INET6 if ":" in section.host else socket.AF_INET) as probe:
+        probe.settimeout(1)
+        taken = probe.connect_ex((section.host, section.port)) == 0
+    state = "something listens (a receiver, it is hoped)" if taken else "free"
+    yield Finding("good", f"{name} port {section.host}:{section.port}: {state}")
+    if name == "admin" and section.host not in ("127.0.0.1", "::1", "localhost"):
+        yield Finding(
+            "odd",
+            f"admin.host is {section.host}: metrics and health may be public",
+            "keep it behind a firewall, or set it to 127.0.0.1",
+        )
+
+
+def _disk(path: Path) -> Iterator[Finding]:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        slowest = _slowest_fsync(path)
+    except OSError as error:
+        yield Finding(
+            "bad",
+            f"eventlog.path {path} cannot be written: {error.strerror}",
+            "set it to a folder that this user can write to",
+        )
+        return
+    if slowest > SLOW_FSYNC_S:
+        yield Finding(
+            "odd",
+            f"the disk takes {slowest * 1000:.0f} ms for the slowest of {FSYNCS} flushes",
+            "answers wait for it: move eventlog.path to a quicker disk",
+        )
+    else:
+        yield Finding("good", f"the disk flushes in {slowest * 1000:.1f} ms at worst")
+    usage = shutil.disk_usage(path)
+    share = usage.free / usage.total
+    text = f"{usage.free / 1e9:.1f} GB free ({share:.0%}) at {path.resolve()}"
+    if share < KEEP_FREE:
+        yield Finding("bad", f"{text}: deliveries get 503 below {KEEP_FREE:.0%}", "make room")
+    else:
+        yield Finding("good", text)
+    if _file_system(path) in ("tmpfs", "ramfs"):
+        yield Finding(
+            "bad",
+            f"{path.resolve()} is in memory: what is acknowledged dies with the machine",
+            "set eventlog.path to a folder on a disk",
+        )
+
+
+def _slowest_fsync(path: Path) -> float:
+    probe = path / f".doctor.{os.getpid()}"
+    descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        slowest = 0.0
+        for _ in range(FSYNCS):
+            os.write(descriptor, b"x" * 4096)
+            begun = time.perf_counter()
+            os.fsync(descriptor)
+            slowest = max(slowest, time.perf_counter() - begun)
+        return slowest
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+
+
+def _file_system(path: Path) -> str:
+    """Type of the file system, where /proc tells it; else empty."""
+    best, kind = "", ""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        _, point, name, *_ = line.split()
+        if path.resolve().is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def _journal(path: Path) -> Iterator[Finding]:
+    folder = journal_folder(path)
+    if not folder.is_dir():
+        yield Finding("good", "no journal yet: it is made at the first start")
+        return
+    files = [segment for topic in TOPICS for segment in segment_paths(folder / topic)]
+    for file in files:
+        segment = Segment(file)
+        if not segment.check():
+            yield Finding(
+                "bad",
+                f"{file} is damaged",
+                "stop the receiver and start it again: it saves what can be read",
+            )
+        segment.close()
+    for damaged in sorted(folder.glob("*/*.damaged")):
+        yield Finding("odd", f"{damaged} was damaged and set aside", "look at the disk; then delete it")
+    size = sum(file.stat().st_size for file in files)
+    yield Finding("good", f"journal: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _machine() -> Iterator[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < DESCRIPTORS:
+        yield Finding(
+            "odd",
+            f"at most {hard} open files: idle connections could use them up",
+            f"raise the limit (ulimit -n, LimitNOFILE=) to {DESCRIPTORS} or more",
+        )
+    if time.time() < 1_760_000_000:  # noqa: PLR2004 - October 2025, before this was written
+        yield Finding("bad", "the clock of this machine is years behind", "set it, e.g. by NTP")
+    yield Finding("good", f"Python {sys.version.split()[0]}")

@@ -1,0 +1,56 @@
+"""What a transport hands over, and what a provider makes of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NewType, Protocol
+
+from schemas.event import Event
+
+if TYPE_CHECKING:
+    from ingest.settings import Connection
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """One message as a transport received it. Nothing in it is trusted yet."""
+
+    #: Name of the connection that it claims to be for.
+    connection: str
+    via: str
+    #: As on the wire, names in lower case.
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    #: Our clock when the last byte had been read, milliseconds since 1970.
+    received_ms: int
+    #: Kind of event that the address names, if any. The keys of the payload decide.
+    hint: str | None = None
+
+
+Verified = NewType("Verified", bytes)
+"""Bytes that a signature covers. Only `Source.verify` makes them."""
+
+
+class Source(Protocol):
+    """One connection's way of pushing events to us. No I/O, no clock of its own."""
+
+    #: Names of the headers that sign a body; kept with what cannot be read.
+    signing_headers: Sequence[bytes]
+
+    def verify(self, delivery: Delivery) -> Verified:
+        """Return the signed bytes, or raise VerificationError."""
+        ...
+
+    def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
+        """Translate signed bytes, or raise UnreadableError. One fact, one id, always."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """What a provider has; registered in `ingest.providers`."""
+
+    name: str
+    #: Makes the source of a connection that is pushed to us.
+    webhook: "Callable[[Connection], Source]"
+    #: Signs a payload as the provider would: (payload, secret) -> body.
+    sign: Callable[[bytes, bytes], bytes]

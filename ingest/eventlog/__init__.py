@@ -1,0 +1,1 @@
+"""Where events go, and where they are read from."""

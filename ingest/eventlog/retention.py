@@ -1,0 +1,186 @@
+"""What the journal forgets: whole segments, oldest first, never by deleting rows."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from ingest.eventlog.log import Record, StoredRecord
+from ingest.eventlog.segments import (
+    SealedError,
+    Segment,
+    first_position,
+    segment_paths,
+    unlink_segment,
+)
+from ingest.eventlog.topic import TopicWriter
+from schemas.topics import DAY_S, TOPICS, Topic
+
+log = structlog.get_logger()
+
+#: A segment that began longer ago is sealed, so that quiet topics forget too.
+ROLL_AGE_S = 7 * DAY_S
+
+#: A tombstone stays at least this long, for readers to see it.
+TOMBSTONE_S = DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a topic takes up."""
+
+    segments: int
+    size_bytes: int
+
+
+def tidy(folder: Path, *, max_bytes: int, now_ms: int) -> Mapping[str, Usage]:
+    """Forget what is over in the journal in ``folder``: by age, by size, by compaction.
+
+    Harmless beside writers, readers and another tidier. Returns what is left, by topic.
+    """
+    with _alone(folder) as alone:
+        if alone:
+            for topic in TOPICS.values():
+                if (folder / topic.name).is_dir():
+                    _seal_old(folder / topic.name, now_ms)
+                    if topic.compacted:
+                        _compact(folder / topic.name, topic, now_ms)
+                    else:
+                        _expire(folder / topic.name, topic, now_ms)
+            _trim(folder, max_bytes)
+    return {
+        topic: Usage(len(paths), sum(map(_size, paths)))
+        for topic in TOPICS
+        if (paths := segment_paths(folder / topic))
+    }
+
+
+def _seal_old(topic: Path, now_ms: int) -> None:
+    for path in segment_paths(topic)[-1:]:
+        with _opened(path) as segment:
+            written = segment.written()
+            if written is not None and now_ms - written[0] > ROLL_AGE_S * 1000:
+                segment.seal()
+
+
+def _expire(folder: Path, topic: Topic, now_ms: int) -> None:
+    assert topic.retention_s is not None
+    for path in _sealed(folder):
+        with _opened(path) as segment:
+            written = segment.written()
+        if written is not None and now_ms - written[1] <= topic.retention_s * 1000:
+            return
+        unlink_segment(path)
+        log.info("segment_expired", topic=topic.name, file=path.name)
+
+
+def _trim(folder: Path, max_bytes: int) -> None:
+    """Oldest segments of topics that are not compacted go first."""
+    total = sum(_size(path) for topic in TOPICS for path in segment_paths(folder / topic))
+    candidates = []
+    for topic in TOPICS.values():
+        if topic.compacted:
+            continue
+        for path in _sealed(folder / topic.name):
+            with _opened(path) as segment:
+                _, written_ms = segment.written() or (0, 0)
+            candidates.append((written_ms, path))
+    for _, path in sorted(candidates):
+        if total <= max_bytes:
+            return
+        total -= _size(path)
+        unlink_segment(path)
+        log.warning("segment_trimmed", topic=path.parent.name, file=path.name)
+
+
+def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
+    """Copy forward what is still the last of its key, then unlink; oldest segment first.
+
+    Only once at least half of what is sealed is over, so that each record is copied about once.
+    """
+    paths, sealed = segment_paths(folder), _sealed(folder)
+    if not sealed:
+        return
+    last: dict[bytes, int] = {}
+    sealed_count = 0
+    for path in paths:
+        with _opened(path) as segment:
+            last |= segment.last_of_keys()  # later segments hold later positions
+            sealed_count += segment.count() if path in sealed else 0
+    sealed_live = sum(position < first_position(paths[-1]) for position in last.values())
+    if sealed_live * 2 > sealed_count:
+        return
+    for path in sealed:
+        with _opened(path) as segment:
+            written = segment.written()
+            if written is not None and now_ms - written[1] < topic.compaction_lag_s * 1000:
+                return
+            keep = [
+                record
+                for record in segment.read(topic.name, 0, limit=-1)
+                if last[record.key] == record.position
+                # It is the oldest segment: nothing is left that a tombstone would bury.
+                and (record.value is not None or now_ms - record.written_ms < TOMBSTONE_S * 1000)
+            ]
+        _copy_forward(folder, paths[-1], keep, now_ms)
+        unlink_segment(path)
+        log.info("segment_compacted", topic=topic.name, file=path.name, kept=len(keep))
+
+
+def _copy_forward(folder: Path, newest: Path, keep: Sequence[StoredRecord], now_ms: int) -> None:
+    """Append ``keep``, less what has got a later record since ``newest`` was the newest segment."""
+    writer = TopicWriter(folder)
+    while True:
+        end = writer.newest()
+        with suppress(SealedError), end.writing():
+            later = end.last_of_keys()
+            for path in segment_paths(folder):
+                if newest <= path < end.path:
+                    with _opened(path) as segment:
+                        later |= segment.last_of_keys()
+            end.insert(
+                [Record(r.topic, r.key, r.value, r.headers) for r in keep if r.key not in later],
+                now_ms,
+            )
+            break
+    writer.close()
+
+
+def _sealed(folder: Path) -> list[Path]:
+    """All but the newest segment: those that nobody appends to."""
+    return segment_paths(folder)[:-1]
+
+
+def _size(path: Path) -> int:
+    """Bytes with the write-ahead log; 0 once it is gone."""
+    size = 0
+    for suffix in ("", "-wal"):
+        with suppress(FileNotFoundError):
+            size += path.with_name(path.name + suffix).stat().st_size
+    return size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Segment]:
+    segment = Segment(path)
+    try:
+        yield segment
+    finally:
+        segment.close()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether nobody else is tidying."""
+    descriptor = os.open(folder / "tidy.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)

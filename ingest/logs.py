@@ -1,0 +1,167 @@
+"""Logs: one JSON object a line on stderr, by a catalogue, without content and without waiting.
+
+Every line's ``event`` stands in `CATALOGUE` with the fields that it may have; the tests hold the
+code to it. No field is content: connection names, words of ours, counts, sizes, times, and the
+last letters of ids.
+"""
+
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, MutableMapping
+from types import TracebackType
+from typing import Any
+
+import orjson
+import structlog
+
+from ingest.metrics import LOG_LINES_DROPPED
+
+_DELIVERY = "connection via kind outcome reason ids size_bytes duration_ms stored_in suppressed"
+
+CATALOGUE: Mapping[str, tuple[str, str]] = {
+    # event: (what has happened, fields beside event, level, timestamp)
+    "started": ("A role is ready.", "role address admin_address connections eventlog path"),
+    "stopping": ("Not ready any more; what is in flight is finished.", "signal"),
+    "stopped": ("The end, with the sums since the start.", "received stored repeats refused rejected unavailable"),
+    "delivery_stored": ("A delivery is durable (level debug).", _DELIVERY),
+    "delivery_rejected": ("Authentic but unreadable: kept on the rejects topic.", _DELIVERY + " detail"),
+    "delivery_refused": ("It did not verify, or is too large; one line in 10 s for each reason.", _DELIVERY),
+    "delivery_unavailable": ("Answered with 503: it was not stored.", _DELIVERY),
+    "delivery_slow": ("Stored, but the answer took more than a second.", _DELIVERY),
+    "rejects_alarm": ("More than 5 % of 5 minutes were unreadable: the provider has changed its payloads.", "connection rejected received"),
+    "secrets_reloaded": ("SIGHUP: secrets were read again.", "connections"),
+    "secrets_not_reloaded": ("SIGHUP: they are wrong; the old ones stay.", "faults"),
+    "degraded": ("Records are still accepted, but something is wrong.", "reasons"),
+    "recovered": ("What was wrong no longer is.", "reasons"),
+    "journal_refuses": ("The disk does not take records: deliveries get 503.", "topic reason"),
+    "housekeeping_failed": ("Tidying the journal failed; it is tried again.", "error where"),
+    "segment_abandoned": ("The disk failed to write this file; a new one was begun.", "topic error"),
+    "segment_damaged": ("A file is corrupt: it was kept as *.damaged, its readable rows were put in its place.", "topic file rescued"),
+    "segment_unreadable": ("A file cannot be read; the reader goes on behind it.", "topic file"),
+    "segment_expired": ("All records in a file were older than the topic keeps them.", "topic file"),
+    "segment_trimmed": ("The journal is larger than journal_max_bytes: its oldest file went.", "topic file"),
+    "segment_compacted": ("What was still the last of its key was copied forward.", "topic file kept"),
+    "unexpected_error": ("A fault of ours.", "error where logger"),
+    "library": ("A library has something to say.", "logger message error where"),
+}
+
+_ALWAYS = frozenset(("event", "level", "timestamp"))
+_FIELDS = {event: frozenset(fields.split()) | _ALWAYS for event, (_, fields) in CATALOGUE.items()}
+
+#: Lines that may wait for a slow reader of stderr.
+_QUEUE_LINES = 10_000
+
+
+def setup_logs(format_: str, level: str) -> "LineWriter":
+    """Send everybody's logs to stderr; close what is returned at the end."""
+    console = format_ == "console" or (format_ == "auto" and sys.stderr.isatty())
+    writer = LineWriter(sys.stderr.fileno())
+    renderer: Any = structlog.processors.JSONRenderer(serializer=orjson_text)
+    if console:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            without_content,
+            only_catalogued,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+    return writer
+
+
+def orjson_text(value: object, **_: object) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def only_catalogued(
+    _logger: object, _method: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Drop fields that the catalogue does not allow: it is better to know less than to leak."""
+    allowed = _FIELDS.get(line["event"], _ALWAYS)
+    if line.keys() <= allowed:
+        return line
+    return {key: value for key, value in line.items() if key in allowed}
+
+
+def without_content(
+    _logger: object, _method: str, line: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Of an exception keep its type and its places in the code; its message may quote content."""
+    error = line.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    if isinstance(error, BaseException):
+        line["error"] = type(error).__name__
+        line["where"] = places(error.__traceback__)
+    return line
+
+
+def places(trace: TracebackType | None) -> list[str]:
+    """The innermost frames, as ``file:line function``."""
+    return [
+        f"{os.path.relpath(frame.filename)}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(trace)[-5:]
+    ]
+
+
+def short_id(ident: str) -> str:
+    """Enough of an id to find it, too little to be one."""
+    return ident if len(ident) <= 6 else f"…{ident[-6:]}"  # noqa: PLR2004
+
+
+class LineWriter:
+    """Writes lines to a descriptor from a thread. Who logs never waits for who reads."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
+        self._thread.start()
+
+    def msg(self, line: str) -> None:
+        if self._lines.qsize() >= _QUEUE_LINES:
+            LOG_LINES_DROPPED.inc()
+            return
+        self._lines.put(line.encode(errors="replace") + b"\n")
+
+    debug = info = warning = error = critical = exception = msg
+
+    def close(self) -> None:
+        """Write what is waiting, for a second at most."""
+        self._lines.put(None)
+        self._thread.join(timeout=1)
+
+    def _run(self) -> None:
+        while True:
+            line = self._lines.get()
+            if line is None:
+                return
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except OSError:
+                LOG_LINES_DROPPED.inc()
+
+
+class _FromLibraries(logging.Handler):
+    """Lines of libraries that use the standard logging."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        structlog.get_logger().log(
+            record.levelno,
+            "library" if error is None else "unexpected_error",
+            logger=record.name,
+            message=record.getMessage().strip(),
+            **({} if error is None else {"exc_info": error}),
+        )

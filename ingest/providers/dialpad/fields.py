@@ -1,0 +1,224 @@
+"""Reading Dialpad's objects: every key optional, every type doubtful, nothing refused for it."""
+
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from ingest.errors import UnreadableError
+from ingest.numbers import is_withheld, normalize_number
+from ingest.providers.dialpad.tables import TARGET_KINDS
+from schemas.times import LAST_MS, rfc3339
+
+#: Longer texts are no ids: they would end up in keys and headers.
+MAX_ID = 256
+
+_ABSENT: tuple[object, ...] = (None, "", 0, {}, [])
+
+
+class InexactIdError(Exception):
+    """An id came as a float: an integer beyond 64 bits that the quick parser has rounded."""
+
+
+class Fields:
+    """One JSON object and what was surprising in it.
+
+    Absent are null, ``""``, ``{}``, id ``0``, and values of a wrong type; the latter are noted in
+    ``surprises`` as (``type``, key).
+    """
+
+    __slots__ = ("region", "surprises", "value")
+
+    def __init__(self, value: dict[str, Any], region: str | None) -> None:
+        self.value = value
+        self.region = region
+        self.surprises: list[tuple[str, str]] = []
+
+    def note_unknown(self, known: frozenset[str]) -> None:
+        """Note the keys that we have never heard of."""
+        if not known.issuperset(self.value):
+            self.surprises += [("field", key) for key in sorted(self.value.keys() - known)]
+
+    def _wrong(self, key: str, value: object) -> None:
+        if value not in _ABSENT:
+            self.surprises.append(("type", key))
+
+    def text(self, key: str) -> str | None:
+        value = self.value.get(key)
+        if type(value) is str:
+            return value or None
+        if value is not None:
+            self._wrong(key, value)
+        return None
+
+    def id(self, key: str) -> str | None:
+        """Ids are integers or texts; both become texts."""
+        value = self.value.get(key)
+        if value is None:
+            return None
+        if type(value) is int:
+            return str(value) if value else None
+        try:
+            return id_text(value)
+        except ValueError:
+            self._wrong(key, value)
+            return None
+
+    def key_id(self, key: str) -> str:
+        """An id without which there is no event."""
+        found = self.id(key)
+        if found is None:
+            raise UnreadableError("unexpected_shape", f"{key} is no id")
+        return found
+
+    def word(self, key: str) -> str | None:
+        """A word of an open list, short enough to be part of an id."""
+        value = self.text(key)
+        if value is not None and len(value) > MAX_ID:
+            raise UnreadableError("unexpected_shape", f"{key} is longer than {MAX_ID} letters")
+        return value
+
+    def ms(self, key: str) -> int | None:
+        """An instant in milliseconds since 1970."""
+        value = self.value.get(key)
+        if type(value) is int:
+            if 0 < value <= LAST_MS:
+                return value
+        elif value is None:
+            return None
+        else:
+            number = _number(value)
+            if number is not None and 0 < number <= LAST_MS:
+                return int(number)
+        self._wrong(key, value)
+        return None
+
+    def seconds(self, key: str) -> float | None:
+        """A duration, which Dialpad gives in milliseconds with binary noise; exact to 1 ms."""
+        value = self.value.get(key)
+        if type(value) is float or type(value) is int:
+            return round(value / 1000, 3)
+        if value is None:
+            return None
+        number = _number(value)
+        if number is None:
+            self._wrong(key, value)
+            return None
+        return round(number / 1000, 3)
+
+    def flag(self, key: str) -> bool | None:
+        value = self.value.get(key)
+        if value is None or type(value) is bool:
+            return value
+        if type(value) is str and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        self._wrong(key, value)
+        return None
+
+    def object(self, key: str) -> "Fields":
+        """The object under ``key``, empty if there is none."""
+        value = self.value.get(key)
+        if type(value) is dict:
+            return self.inner(value)
+        if value is not None:
+            self._wrong(key, value)
+        return self.inner({})
+
+    def inner(self, value: dict[str, Any]) -> "Fields":
+        """An object inside this one; its surprises join ours."""
+        inner = Fields(value, self.region)
+        inner.surprises = self.surprises
+        return inner
+
+    def items(self, key: str) -> list[Any]:
+        """The list under ``key``; a lone text counts as a list of one."""
+        value = self.value.get(key)
+        if type(value) is list:
+            return value
+        if type(value) is str and value:
+            return [value]
+        if value is not None:
+            self._wrong(key, value)
+        return []
+
+    def texts(self, key: str) -> list[str]:
+        """The list under ``key`` as texts: ids as ids, anything stranger as compact JSON."""
+        items = self.items(key)
+        return [_as_text(item) for item in items if item not in _ABSENT] if items else []
+
+    def number(self, key: str) -> str | None:
+        """A phone number; None if there is none or it is withheld."""
+        value = self.text(key)
+        if value is None or is_withheld(value):
+            return None
+        return normalize_number(value, self.region)
+
+    def numbers(self, key: str) -> list[str]:
+        return [normalize_number(text, self.region) for text in self.texts(key)]
+
+
+def party(who: Fields, number_raw: str | None) -> dict[str, Any]:
+    """`schemas.base.Party` of a Dialpad target or contact, with the number that is its own here."""
+    withheld = number_raw is not None and is_withheld(number_raw)
+    number = None if number_raw is None or withheld else normalize_number(number_raw, who.region)
+    kind = who.text("type")
+    return {
+        "kind": None if kind is None else snake_kind(kind),
+        "id": who.id("id"),
+        "name": who.text("name"),
+        "email": who.text("email"),
+        "number": number,
+        "number_raw": number_raw,
+        "withheld": withheld,
+    }
+
+
+@lru_cache(maxsize=256)
+def snake_kind(word: str) -> str:
+    """`CallCenter`, `callcenter` and `call_center` are one kind."""
+    plain = word.replace("_", "").lower()
+    return TARGET_KINDS.get(plain, plain)
+
+
+def id_text(value: object) -> str | None:
+    """An id as a text; None for the absent ones.
+
+    Raises ValueError if it cannot be one, InexactIdError if it has to be read by another parser.
+    """
+    if type(value) is int:
+        return str(value) if value else None
+    if type(value) is str:
+        if len(value) > MAX_ID:
+            raise ValueError("too long for an id")
+        return value if value and value != "0" else None
+    if type(value) is float:
+        raise InexactIdError
+    if value in _ABSENT:
+        return None
+    raise ValueError("no id")
+
+
+def time_text(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
+
+
+def by_size(ident: str) -> tuple[int, str]:
+    """Orders ids that are numbers as numbers, and any others in some fixed way."""
+    return len(ident), ident
+
+
+def _number(value: object) -> float | None:
+    """A number that may have come as a text, as in REST answers."""
+    if type(value) in (int, float):
+        return value  # type: ignore[return-value]
+    if type(value) is str and len(value) < 32:  # noqa: PLR2004 - longer is no sensible number
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+        return number if -1e300 < number < 1e300 else None
+    return None
+
+
+def _as_text(item: object) -> str:
+    return item if type(item) is str else orjson.dumps(item).decode()

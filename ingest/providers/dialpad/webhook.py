@@ -1,0 +1,108 @@
+"""What Dialpad pushes: one compact JWS per event, signed with HS256.
+
+https://developers.dialpad.com/docs/event-subscriptions   (signature)
+https://developers.dialpad.com/docs/webhook-delivery-failures   (retries, so repeats)
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from ingest.delivery import Delivery, Verified
+from ingest.errors import UnreadableError
+from ingest.providers.dialpad.events import KINDS, classify
+from ingest.providers.dialpad.fields import Fields, InexactIdError
+from ingest.signing import CompactJws, check_claims
+from schemas.event import Event
+
+if TYPE_CHECKING:
+    from ingest.settings import Connection
+
+#: Readers with the common recursion limit of 1,000 must be able to read the event around it.
+MAX_DEPTH = 900
+
+_BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
+
+
+class Webhook:
+    """One connection's pushes; the websocket's frames mean the same."""
+
+    signing_headers: Sequence[bytes] = ()
+
+    def __init__(
+        self, secrets: Sequence[bytes], region: str | None, claims_leeway_s: float
+    ) -> None:
+        self._jws = CompactJws(secrets)
+        self._region = region
+        self._claims_leeway_s = claims_leeway_s
+
+    @classmethod
+    def of(cls, connection: "Connection") -> "Webhook":
+        return cls(connection.signing_secrets(), connection.region, connection.claims_leeway_s)
+
+    def verify(self, delivery: Delivery) -> Verified:
+        payload = self._jws.verify(delivery.body)
+        check_claims(payload, delivery.received_ms, self._claims_leeway_s)
+        return Verified(payload)
+
+    def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
+        value = _parse(payload)
+        try:
+            return (self._event(value, payload, delivery),)
+        except InexactIdError:
+            value = _parse_exactly(payload)
+        try:
+            return (self._event(value, payload, delivery),)
+        except InexactIdError:
+            raise UnreadableError("unexpected_shape", "an id has decimals") from None
+
+    def _event(self, value: Any, payload: bytes, delivery: Delivery) -> Event:
+        if type(value) is not dict:
+            raise UnreadableError("unexpected_shape", "the payload is no JSON object")
+        kind = classify(value)
+        if kind is None:
+            raise UnreadableError("unknown_kind", "its keys are those of no kind that we know")
+        fields = Fields(value, self._region)
+        if delivery.hint not in (None, kind):
+            fields.surprises.append(("hint", delivery.hint or ""))
+        event = KINDS[kind](fields, delivery)
+        # Outside strings JSON has no other control characters; inside they are escaped.
+        event.raw = (
+            payload.translate(_BREAKS_TO_SPACES)
+            if b"\n" in payload or b"\r" in payload
+            else payload
+        )
+        event.surprises = tuple(fields.surprises)
+        return event
+
+
+def _parse(payload: bytes) -> Any:
+    """The JSON value. Refuses NaN, infinities, invalid UTF-8, half surrogates and great depth."""
+    try:
+        value = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        # Its message names a position and never quotes the input, but only the position is ours.
+        raise UnreadableError("not_json", f"at character {error.pos}") from None
+    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+        raise UnreadableError("not_json", f"nested more than {MAX_DEPTH} deep")
+    return value
+
+
+def _parse_exactly(payload: bytes) -> Any:
+    """The same with integers as texts, for those that the quick parser reads as floats."""
+    return json.loads(payload, parse_int=str)
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            if type(outer) in (dict, list)
+            for inner in (outer.values() if type(outer) is dict else outer)
+        ]
+    return depth

@@ -1,0 +1,241 @@
+"""The receiver: public port, admin port, event log, and the housekeeping of one data directory."""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from ingest.admin import create_admin
+from ingest.delivery import Source
+from ingest.errors import ConfigError
+from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal
+from ingest.eventlog.retention import tidy
+from ingest.metrics import CONNECTIONS, DISK_FREE_BYTES, JOURNAL_BYTES, JOURNAL_SEGMENTS
+from ingest.pipeline import Pipeline
+from ingest.providers import PROVIDERS
+from ingest.runner import Stopping
+from ingest.settings import Admin, Receiver, Settings
+from ingest.transports.deadlines import Deadlines
+from ingest.transports.http import Hook
+from schemas.times import now_ms
+
+log = structlog.get_logger()
+
+#: After SIGTERM we say that we are not ready, and go on for so long, in seconds.
+UNREADY_S = 1.0
+
+#: What is in flight then gets so long; an answer takes four seconds at most.
+DRAIN_S = 5
+
+HOUSEKEEPING_S = 60.0
+
+#: A connection that is taken out of the settings gets 503 for so long, then 404, which is final.
+REMEMBER_S = 24 * 3600
+
+_BACKLOG = 2048
+
+
+async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) -> None:
+    """Take deliveries until ``stopping`` is asked, then finish what is in flight.
+
+    Raises ConfigError, before anything is touched, if a port or the data directory is taken.
+    """
+    path = settings.eventlog.path
+    with ExitStack() as stack:
+        stack.enter_context(only_receiver(path))
+        public_socket = stack.enter_context(listening(settings.receiver, "receiver"))
+        admin_socket = stack.enter_context(listening(settings.admin, "admin"))
+        async with open_journal(path) as journal:
+            hook = Hook(
+                Pipeline(journal, settings.eventlog.repeat_max),
+                max_body_bytes=settings.receiver.max_body_bytes,
+                answer_within_s=settings.receiver.answer_within_s,
+                now_ms=now_ms,
+            )
+            hook.serve(make_sources(settings), dormant_connections(path, settings))
+            deadlines = Deadlines(settings.receiver.body_timeout_s, max_connections())
+            public = _Server(_config(hook, http=deadlines.protocol, timeout_keep_alive=75))
+            CONNECTIONS.set_function(lambda: len(public.server_state.connections))
+            admin = _Server(_config(create_admin(_refusing(journal, stopping), journal.degraded)))
+            _reload_secrets_on_hangup(hook, settings)
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(public.serve([public_socket]))
+                telling = tasks.create_task(admin.serve([admin_socket]))
+                background = [
+                    tasks.create_task(deadlines.watch()),
+                    tasks.create_task(_keep_house(path, settings, journal)),
+                ]
+                log.info(
+                    "started",
+                    role="receiver",
+                    address=url_of(settings.receiver),
+                    admin_address=url_of(settings.admin),
+                    connections=sorted(settings.connections),
+                    eventlog=settings.eventlog.kind,
+                    path=str(path),
+                )
+                ready.set()
+                await stopping.wait()
+                if not stopping.at_once:
+                    await asyncio.sleep(UNREADY_S)
+                public.should_exit = True
+                await serving
+                admin.should_exit = True
+                await telling
+                for task in background:
+                    task.cancel()
+
+
+def make_sources(settings: Settings) -> Mapping[str, Source]:
+    """The source of each connection. Raises ConfigError where its secrets are wrong."""
+    return {
+        name: PROVIDERS[connection.provider].webhook(connection)
+        for name, connection in settings.connections.items()
+    }
+
+
+def dormant_connections(path: Path, settings: Settings) -> set[str]:
+    """Names that were configured within the last day and are not now; remembers those that are."""
+    file = path / "connections.json"
+    try:
+        seen = json.loads(file.read_text())
+    except (OSError, ValueError):
+        seen = {}
+    now = time.time()
+    seen = {name: at for name, at in seen.items() if now - at < REMEMBER_S}
+    seen |= dict.fromkeys(settings.connections, now)
+    temporary = file.with_suffix(".new")
+    with contextlib.suppress(OSError):  # a full disk must not keep us from starting
+        temporary.write_text(json.dumps(seen))
+        temporary.replace(file)
+    return seen.keys() - settings.connections.keys()
+
+
+@contextmanager
+def only_receiver(path: Path) -> Iterator[None]:
+    """Be the only receiver on a data directory; raises ConfigError if there is one."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path / "receiver.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"eventlog.path: {path} cannot be written ({error.strerror}): "
+            "set it to a folder that this user can write to"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ConfigError(
+            f"eventlog.path: a receiver is running on {path.resolve()}: stop that one, or give "
+            "this one a folder of its own"
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def listening(section: Receiver | Admin, name: str) -> Iterator[socket.socket]:
+    """A bound socket; raises ConfigError that names the setting."""
+    host, port = section.host, section.port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"{name}.port: {host}:{port} cannot be listened on ({error.strerror}): stop what "
+            f"is there, or set {name}.port"
+        ) from None
+    with bound:
+        yield bound
+
+
+def url_of(section: Receiver | Admin) -> str:
+    host = f"[{section.host}]" if ":" in section.host else section.host
+    return f"http://{host}:{section.port}"
+
+
+def max_connections() -> int:
+    """As many as there are descriptors, less some for files. Asks for all that we may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return max(64, min(soft - 256, 50_000))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: there are several servers in the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: ASGIApp, **more: object) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=DRAIN_S,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _refusing(journal: JournalPublisher, stopping: Stopping):  # type: ignore[no-untyped-def]
+    return lambda: "stopping" if stopping.asked else journal.refusing()
+
+
+def _reload_secrets_on_hangup(hook: Hook, settings: Settings) -> None:
+    def reload() -> None:
+        try:
+            hook.serve(make_sources(settings), dormant_connections(settings.eventlog.path, settings))
+        except ConfigError as error:
+            log.error("secrets_not_reloaded", faults=list(error.faults))
+        else:
+            log.info("secrets_reloaded", connections=sorted(settings.connections))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _keep_house(path: Path, settings: Settings, journal: JournalPublisher) -> None:
+    """Forget what is over, measure what is left, say what is wrong."""
+    wrong: tuple[str, ...] = ()
+    while True:
+        try:
+            usage = await asyncio.to_thread(
+                tidy,
+                journal_folder(path),
+                max_bytes=settings.eventlog.journal_max_bytes,
+                now_ms=now_ms(),
+            )
+            for topic, used in usage.items():
+                JOURNAL_BYTES.labels(topic).set(used.size_bytes)
+                JOURNAL_SEGMENTS.labels(topic).set(used.segments)
+            DISK_FREE_BYTES.set(shutil.disk_usage(path).free)
+            await asyncio.to_thread(dormant_connections, path, settings)
+        except Exception as error:  # noqa: BLE001 - receiving goes on without
+            log.error("housekeeping_failed", exc_info=error)
+        now_wrong = tuple(journal.degraded())
+        if now_wrong != wrong:
+            log.warning("degraded" if now_wrong else "recovered", reasons=list(now_wrong or wrong))
+            wrong = now_wrong
+        await asyncio.sleep(HOUSEKEEPING_S)

@@ -1,0 +1,265 @@
+"""Settings: one TOML file, the environment above it, all faults at once.
+
+Read by hand rather than by a settings library: those stop at the first variable that does not
+parse, pass over a misspelt section in the environment, and cannot say which variable was wrong.
+"""
+
+import difflib
+import json
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from ingest.errors import ConfigError
+
+PREFIX = "DIALSTREAM_"
+DEFAULT_FILE = Path("dialstream.toml")
+DEFAULT_CONNECTION = "dev"
+
+_NAME = re.compile(r"(?=.{1,32}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Bytes = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Receiver(Section):
+    """The public port."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    max_body_bytes: Bytes = 1024 * 1024
+    #: From the first byte of the request to the last of its body.
+    body_timeout_s: Seconds = 3.0
+    #: Dialpad hangs up after 5 s.
+    answer_within_s: Seconds = 4.0
+
+
+class Admin(Section):
+    """Health and metrics; never public."""
+
+    host: str = "127.0.0.1"
+    port: Port = 9090
+
+
+class EventLog(Section):
+    kind: Literal["journal"] = "journal"
+    #: Journal and what else is kept between starts.
+    path: Path = Path("data")
+    journal_max_bytes: Bytes = 10 * 1024**3
+    #: Deliveries that are remembered to tell repeats.
+    repeat_max: Annotated[int, Field(ge=0)] = 100_000
+
+
+class Logging(Section):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Connection(Section):
+    """One account at a provider."""
+
+    provider: str
+    secrets: tuple[SecretStr, ...] = ()
+    secret_files: tuple[Path, ...] = ()
+    #: For numbers without a country; without it they stay as they are.
+    region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
+    #: ``exp`` and ``nbf`` are checked if present: a retry of an SMS may be 4 h old.
+    claims_leeway_s: Annotated[float, Field(ge=0)] = 18_000.0
+
+    def signing_secrets(self) -> tuple[bytes, ...]:
+        """All current secrets; files are read anew. Raises ConfigError, one fault a secret."""
+        found, faults = [], []
+        for number, secret in enumerate(self.secrets):
+            found.append(secret.get_secret_value().encode())
+            if not found[-1]:
+                faults.append(f"secrets[{number}] is empty: an empty secret lets anybody sign")
+        for path in self.secret_files:
+            try:
+                found.append(read_secret(path))
+            except OSError as error:
+                faults.append(f"secret_files: {path} cannot be read ({error.strerror})")
+                continue
+            if not found[-1]:
+                faults.append(f"secret_files: {path} holds an empty secret: put the secret into it")
+        if not self.secrets and not self.secret_files:
+            faults.append(
+                "there is no secret: set `secrets` or `secret_files` to what the provider signs "
+                "with (one, or two while you rotate)"
+            )
+        if faults:
+            raise ConfigError(*faults)
+        return tuple(found)
+
+
+class Settings(Section):
+    receiver: Receiver = Receiver()
+    admin: Admin = Admin()
+    eventlog: EventLog = EventLog()
+    logging: Logging = Logging()
+    connections: dict[str, Connection] = {}
+
+
+def load_settings(
+    file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings of ``file``, else of DIALSTREAM_CONFIG, else of ./dialstream.toml if there is one.
+
+    Without a file and without connections there is one named ``dev`` whose secret is made on the
+    spot. Raises ConfigError with every fault.
+    """
+    environ = os.environ if environ is None else environ
+    named = file or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
+    values = _read_file(named or DEFAULT_FILE, required=named is not None)
+    has_file = values is not None
+    values = values or {}
+    variables = _read_environment(values, environ)
+    where = str(named or DEFAULT_FILE)
+    faults = [_fault(error, variables, where) for error in _errors(values)]
+    faults += _faults_of_connections(values)
+    if faults:
+        raise ConfigError(*faults)
+    settings = Settings.model_validate(values)
+    if not has_file and not settings.connections:
+        return settings.model_copy(update={"connections": _default_connection(settings)})
+    return settings
+
+
+def read_secret(path: Path) -> bytes:
+    """A secret from its file; one final line break is not part of it."""
+    return re.sub(rb"\r?\n\Z", b"", path.read_bytes())
+
+
+def _read_file(path: Path, *, required: bool) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return None
+        raise ConfigError(f"{path} does not exist: name a settings file that does") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no TOML: it is not in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        # The message holds a position and at most one character.
+        raise ConfigError(f"{path} is no TOML: {error}") from None
+
+
+def _read_environment(
+    values: dict[str, Any], environ: Mapping[str, str]
+) -> dict[tuple[str, ...], str]:
+    """Put variables DIALSTREAM_<SECTION>__<KEY> into ``values``; return path → variable."""
+    variables = {}
+    for name, text in environ.items():
+        path = tuple(name.removeprefix(PREFIX).lower().split("__"))
+        if not name.startswith(PREFIX) or len(path) == 1:
+            continue
+        variables[path] = name
+        at = values
+        for part in path[:-1]:
+            inner = at.get(part)
+            at[part] = at = dict(inner) if isinstance(inner, dict) else {}
+        at[path[-1]] = _from_text(text)
+    return variables
+
+
+def _from_text(text: str) -> object:
+    """Lists and tables come as JSON, everything else as it is: the models know the types."""
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _errors(values: dict[str, Any]) -> list[Any]:
+    try:
+        Settings.model_validate(values)
+    except ValidationError as error:
+        return list(error.errors(include_input=False, include_url=False, include_context=True))
+    return []
+
+
+def _fault(error: Any, variables: Mapping[tuple[str, ...], str], where: str) -> str:
+    """One line: the key, what is wrong, what to do. Never the value: it may be a secret."""
+    path = tuple(map(str, error["loc"]))
+    source = next((variables[path[:n]] for n in range(len(path), 0, -1) if path[:n] in variables), where)
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), 1, 0.5)
+        mend = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_known_keys(path[:-1]))}"
+        return f"{key} is not known ({source}): {mend}"
+    if error["type"] == "missing":
+        return f"{key} is missing ({source}): add it"
+    return f"{key} ({source}): {error['msg']}"
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    """The keys that may stand below ``path``."""
+    model: type[BaseModel] = Settings
+    for part in path:
+        if part == "connections":
+            model = Connection
+        elif part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+    return sorted(model.model_fields)
+
+
+def _default_connection(settings: Settings) -> dict[str, Connection]:
+    path = settings.eventlog.path / f"{DEFAULT_CONNECTION}.secret"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be written ({error.strerror}): set eventlog.path to a folder that can"
+        ) from None
+    return {
+        DEFAULT_CONNECTION: Connection(provider="dialpad", secret_files=(path,), region="US")
+    }
+
+
+def _faults_of_connections(values: dict[str, Any]) -> list[str]:
+    """What the models cannot see: names, providers, secrets. Beside whatever else is wrong."""
+    from ingest.providers import PROVIDERS  # noqa: PLC0415 - loads parsers that few commands need
+
+    connections = values.get("connections")
+    faults = []
+    for name, table in connections.items() if isinstance(connections, dict) else ():
+        at = f"connections.{name}"
+        if not _NAME.match(name):
+            faults.append(
+                f"{at}: a name is made of small letters, digits and single underscores, begins "
+                "with a letter and has at most 32 of them"
+            )
+        try:
+            connection = Connection.model_validate(table)
+        except ValidationError:
+            continue  # its faults are told already
+        if connection.provider not in PROVIDERS:
+            near = difflib.get_close_matches(connection.provider, PROVIDERS, 1, 0.5)
+            mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PROVIDERS)}"
+            faults.append(f"{at}.provider: {connection.provider!r} is not known; {mend}")
+        try:
+            connection.signing_secrets()
+        except ConfigError as error:
+            faults += [f"{at}.{fault}" for fault in error.faults]
+    return faults

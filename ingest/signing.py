@@ -1,0 +1,123 @@
+"""Every signature primitive. What is wrong in whatever way ends in one VerificationError.
+
+JWS: https://www.rfc-editor.org/rfc/rfc7515
+"""
+
+import hmac
+from collections.abc import Sequence
+
+import orjson
+import pybase64
+
+from ingest.errors import VerificationError
+
+#: Longer JOSE headers than this are not looked into, in bytes of base64.
+_MAX_HEADER = 4096
+
+_B64_OF_SHA256 = 43
+
+
+class CompactJws:
+    """Checks compact JWS with HS256, and nothing else, against the current secrets.
+
+    Written by hand because it is the hot path: 5 µs for 1.6 KB, where the quickest library takes
+    30; two libraries are its oracles in the tests. The secret's UTF-8 bytes are the key.
+    """
+
+    def __init__(self, secrets: Sequence[bytes]) -> None:
+        """``secrets``: one, or several while they are rotated; none may be empty."""
+        if not secrets or not all(secrets):
+            raise ValueError("an empty secret would let anybody sign")
+        self._secrets = tuple(secrets)
+        # Headers of tokens that did verify. A sender uses one or two, and only a holder of the
+        # secret can add one, so this needs little room and no clearing.
+        self._known_headers: set[bytes] = set()
+
+    def verify(self, token: bytes) -> bytes:
+        """Return the payload of a token that one of the secrets has signed.
+
+        Raises VerificationError; its reason is ``empty``, ``unsigned``, ``not_a_jws``,
+        ``bad_header``, ``wrong_algorithm`` or ``bad_signature``.
+        """
+        token = token.strip()
+        parts = token.split(b".", 3)
+        if len(parts) != 3:  # noqa: PLR2004 - header, payload, signature
+            raise VerificationError(_shape_of(token))
+        header, payload, signature = parts
+        known = header in self._known_headers
+        if not known:
+            _check_header(header)
+        # The encoded forms are compared: base64 has several spellings for one signature.
+        if len(signature) != _B64_OF_SHA256:
+            raise VerificationError("bad_signature")
+        signed = token[: len(header) + 1 + len(payload)]
+        for secret in self._secrets:
+            mac = hmac.digest(secret, signed, "sha256")
+            if hmac.compare_digest(_b64(mac), signature):
+                break
+        else:
+            raise VerificationError("bad_signature")
+        if not known and len(self._known_headers) < 16:  # noqa: PLR2004
+            self._known_headers.add(header)
+        try:
+            return _unb64(payload)
+        except ValueError:
+            raise VerificationError("not_a_jws") from None
+
+
+def sign_compact_jws(payload: bytes, secret: bytes) -> bytes:
+    """The compact JWS of ``payload`` with HS256."""
+    signed = _b64(b'{"alg":"HS256","typ":"JWT"}') + b"." + _b64(payload)
+    return signed + b"." + _b64(hmac.digest(secret, signed, "sha256"))
+
+
+def check_claims(payload: bytes, now_ms: int, leeway_s: float) -> None:
+    """Check ``exp`` and ``nbf`` of a signed JSON object, if it has them, give or take ``leeway_s``.
+
+    Raises VerificationError with reason ``expired`` or ``not_yet_valid``. What is no number is
+    no claim.
+    """
+    if b'"exp"' not in payload and b'"nbf"' not in payload:
+        return
+    try:
+        claims = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return  # authentic, so not ours to refuse: normalizing sets it aside
+    if not isinstance(claims, dict):
+        return
+    now_s = now_ms / 1000
+    expires, begins = claims.get("exp"), claims.get("nbf")
+    if type(expires) in (int, float) and now_s > expires + leeway_s:
+        raise VerificationError("expired")
+    if type(begins) in (int, float) and now_s < begins - leeway_s:
+        raise VerificationError("not_yet_valid")
+
+
+def _shape_of(token: bytes) -> str:
+    if not token:
+        return "empty"
+    return "unsigned" if token[:1] in b"{[" else "not_a_jws"
+
+
+def _check_header(header: bytes) -> None:
+    if not header or len(header) > _MAX_HEADER:
+        raise VerificationError("bad_header")
+    try:
+        fields = orjson.loads(_unb64(header))
+    except ValueError:
+        raise VerificationError("bad_header") from None
+    if not isinstance(fields, dict) or "crit" in fields:  # RFC 7515 section 4.1.11
+        raise VerificationError("bad_header")
+    if fields.get("alg") != "HS256":
+        raise VerificationError("wrong_algorithm")
+
+
+def _b64(data: bytes) -> bytes:
+    return pybase64.b64encode(data, altchars=b"-_").rstrip(b"=")
+
+
+def _unb64(text: bytes) -> bytes:
+    """Raises ValueError unless ``text`` is unpadded base64url."""
+    if text[-1:] == b"=":
+        raise ValueError("padded")
+    return pybase64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

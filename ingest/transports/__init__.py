@@ -1,0 +1,1 @@
+"""How deliveries reach us, and what an error means there."""
