@@ -117,7 +117,9 @@ class Shown:
 
     def __call__(self, stored: StoredRecord) -> None:
         if stored.value is None:
-            self._console.print(f"          deleted  {stored.topic} {stored.key.decode()}", style="dim")
+            self._console.print(
+                f"          deleted  {stored.topic} {stored.key.decode()}", style="dim"
+            )
             return
         event: dict[str, Any] = orjson.loads(stored.value)
         self._console.print(line(event))

@@ -8,7 +8,7 @@ from rich.text import Text
 from consumers.tail import Shown, Wanted
 from ingest.eventlog.journal import open_reader
 from ingest.logs import setup_logs
-from ingest.metrics import totals
+from ingest.metrics import TALLIES
 from ingest.receiver import receive, url_of
 from ingest.runner import Stopping, run
 from ingest.settings import Settings
@@ -46,7 +46,9 @@ async def _play(settings: Settings, ready: asyncio.Event) -> None:
     console.print(_banner(hook, url_of(settings.admin)))
     try:
         async with (
-            open_reader(settings.eventlog.path, Wanted.everything().topics, start="latest") as reader,
+            open_reader(
+                settings.eventlog.path, Wanted.everything().topics, start="latest"
+            ) as reader,
             asyncio.TaskGroup() as tasks,
         ):
             await reader.fetch(wait_s=0)  # now its place is the end
@@ -73,7 +75,7 @@ def _banner(hook: str, admin: str) -> Text:
 
 
 def _summary() -> Text:
-    sums = totals()
+    sums = TALLIES.sums()
     text = Text("\n")
     for word in ("received", "stored", "repeat", "refused", "rejected", "unavailable"):
         text.append(f"{sums[word]:,}", "bold").append(f" {word}   ", "dim")

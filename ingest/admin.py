@@ -14,7 +14,7 @@ from ingest.metrics import REGISTRY
 def create_admin(
     refusing: Callable[[], str | None], degraded: Callable[[], Sequence[str]]
 ) -> Starlette:
-    """``refusing``: why nothing can be acknowledged now, if so; ``degraded``: what else is wrong."""
+    """``refusing``: why nothing can be acknowledged, if so; ``degraded``: what else is wrong."""
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("alive\n")

@@ -8,7 +8,9 @@ import typer
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Settings file. Else DIALSTREAM_CONFIG, else ./dialstream.toml."),
+    typer.Option(
+        "--config", "-c", help="Settings file. Else DIALSTREAM_CONFIG, else ./dialstream.toml."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 

@@ -26,25 +26,52 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     # event: (what has happened, fields beside event, level, timestamp)
     "started": ("A role is ready.", "role address admin_address connections eventlog path"),
     "stopping": ("Not ready any more; what is in flight is finished.", "signal"),
-    "stopped": ("The end, with the sums since the start.", "received stored repeats refused rejected unavailable"),
+    "stopped": (
+        "The end, with the sums since the start.",
+        "received stored repeats refused rejected unavailable",
+    ),
     "delivery_stored": ("A delivery is durable (level debug).", _DELIVERY),
-    "delivery_rejected": ("Authentic but unreadable: kept on the rejects topic.", _DELIVERY + " detail"),
-    "delivery_refused": ("It did not verify, or is too large; one line in 10 s for each reason.", _DELIVERY),
+    "delivery_rejected": (
+        "Authentic but unreadable: kept on the rejects topic.",
+        _DELIVERY + " detail",
+    ),
+    "delivery_refused": (
+        "It did not verify, or is too large; one line in 10 s for each reason.",
+        _DELIVERY,
+    ),
     "delivery_unavailable": ("Answered with 503: it was not stored.", _DELIVERY),
     "delivery_slow": ("Stored, but the answer took more than a second.", _DELIVERY),
-    "rejects_alarm": ("More than 5 % of 5 minutes were unreadable: the provider has changed its payloads.", "connection rejected received"),
+    "rejects_alarm": (
+        "More than 5 % of 5 minutes were unreadable: the provider has changed its payloads.",
+        "connection rejected received",
+    ),
     "secrets_reloaded": ("SIGHUP: secrets were read again.", "connections"),
     "secrets_not_reloaded": ("SIGHUP: they are wrong; the old ones stay.", "faults"),
     "degraded": ("Records are still accepted, but something is wrong.", "reasons"),
     "recovered": ("What was wrong no longer is.", "reasons"),
     "journal_refuses": ("The disk does not take records: deliveries get 503.", "topic reason"),
     "housekeeping_failed": ("Tidying the journal failed; it is tried again.", "error where"),
-    "segment_abandoned": ("The disk failed to write this file; a new one was begun.", "topic error"),
-    "segment_damaged": ("A file is corrupt: it was kept as *.damaged, its readable rows were put in its place.", "topic file rescued"),
+    "segment_abandoned": (
+        "The disk failed to write this file; a new one was begun.",
+        "topic error",
+    ),
+    "segment_damaged": (
+        "A file is corrupt: it was kept as *.damaged, its readable rows were put in its place.",
+        "topic file rescued",
+    ),
     "segment_unreadable": ("A file cannot be read; the reader goes on behind it.", "topic file"),
-    "segment_expired": ("All records in a file were older than the topic keeps them.", "topic file"),
-    "segment_trimmed": ("The journal is larger than journal_max_bytes: its oldest file went.", "topic file"),
-    "segment_compacted": ("What was still the last of its key was copied forward.", "topic file kept"),
+    "segment_expired": (
+        "All records in a file were older than the topic keeps them.",
+        "topic file",
+    ),
+    "segment_trimmed": (
+        "The journal is larger than journal_max_bytes: its oldest file went.",
+        "topic file",
+    ),
+    "segment_compacted": (
+        "What was still the last of its key was copied forward.",
+        "topic file kept",
+    ),
     "unexpected_error": ("A fault of ours.", "error where logger"),
     "library": ("A library has something to say.", "logger message error where"),
 }

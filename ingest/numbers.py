@@ -7,7 +7,7 @@ import phonenumbers
 
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}\Z")
 
-#: What stands where a number is kept from us. Seen: "blocked"; the others are its neighbours' words.
+#: What stands where a number is kept from us. Seen: "blocked"; the others are neighbours' words.
 _WITHHELD = frozenset(
     {"anonymous", "blocked", "private", "restricted", "unavailable", "unknown", "withheld"}
 )

@@ -1,35 +1,33 @@
-"""The whole flow: verify, normalize, publish; then the transport may acknowledge."""
+"""The whole flow: verify, normalize, publish. Once the receipt says durable, acknowledge."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 import pybase64
 
 from ingest.delivery import Delivery, Source
-from ingest.errors import UnreadableError
-from ingest.eventlog.log import Publisher, Receipt, records_of
-from ingest.metrics import EVENTS, REJECTS, STALE, SURPRISES
+from ingest.errors import PublishError, UnreadableError
+from ingest.eventlog.log import Publisher, Receipt, Settled, records_of
 from schemas.event import Event, digest_of_bytes
 from schemas.times import rfc3339
 
 
 class Outcome(StrEnum):
     STORED = "stored"
-    #: It is durable already: same id, same content.
+    #: It was there already, or on its way: same id, same content.
     REPEAT = "repeat"
-    #: Authentic, unreadable, and durable as a reject.
+    #: Authentic, unreadable: a reject.
     REJECTED = "rejected"
 
 
-class Accepted(NamedTuple):
-    """What became of a delivery that may be acknowledged."""
+@dataclass(slots=True)
+class Accepted:
+    """A delivery that was handed to the event log; to be acknowledged when the receipt allows."""
 
     outcome: Outcome
-    #: Of the first event.
-    kind: str
-    event_id: str
-    stored_in: str
+    events: Sequence[Event]
+    receipt: Receipt
 
 
 class Pipeline:
@@ -39,44 +37,39 @@ class Pipeline:
         self._log = log
         self._repeats = Repeats(repeat_max)
 
-    async def accept(self, delivery: Delivery, source: Source, deadline: float) -> Accepted:
-        """Return once the delivery is durable, as events or as a reject.
+    def accept(self, delivery: Delivery, source: Source) -> Accepted:
+        """Verify a delivery, and hand it to the log as events or as a reject.
 
-        ``deadline`` is the event loop's clock. Raises VerificationError or PublishError; then
-        nothing may be acknowledged.
+        Deliveries stand on the log in the order of the calls. Raises VerificationError or
+        PublishError; then, and until the receipt is durable, nothing may be acknowledged.
         """
         payload = source.verify(delivery)
         try:
             events = source.normalize(payload, delivery)
             outcome = Outcome.STORED
         except UnreadableError as error:
-            events = [reject(delivery, source, error)]
+            events = (reject(delivery, source, error),)
             outcome = Outcome.REJECTED
-        # All are handed over before any is waited for: so they keep the order of their deliveries.
-        handed_over = [self._publish(event) for event in events]
-        stored_in = ""
-        for receipt, _ in handed_over:
-            stored_in = await receipt.wait(deadline)
-        if all(repeated for _, repeated in handed_over):
-            outcome = Outcome.REPEAT
-        elif outcome is Outcome.STORED:
-            _count(events)
-        else:
-            REJECTS.labels(delivery.connection, events[0].what).inc()
-        return Accepted(outcome, events[0].type, events[0].id, stored_in)
-
-    def _publish(self, event: Event) -> tuple[Receipt, bool]:
-        """Hand the event to the log, unless it is there already or on its way."""
-        known = self._repeats.find(event)
-        if known is not None:
-            return known, True
-        receipt = self._log.publish(records_of(event))
-        self._repeats.remember(event, receipt)
-        return receipt, False
+        receipts = []
+        repeated = True
+        for event in events:
+            # The content by Python's own 64-bit hash: most ids allow one content only anyway.
+            key = f"{event.id} {hash(event.raw)}"
+            receipt = self._repeats.find(key)
+            if receipt is None:
+                repeated = False
+                receipt = self._log.publish(records_of(event))
+                self._repeats.remember(key, receipt)
+            receipts.append(receipt)
+        return Accepted(
+            Outcome.REPEAT if repeated else outcome,
+            events,
+            receipts[0] if len(receipts) == 1 else All(receipts),
+        )
 
 
 class Repeats:
-    """The last events and their receipts, to tell a repeat: the same id with the same content.
+    """The last events, by id and content, and their receipts.
 
     Best effort, bounded by count: two generations, of which the older one goes as a whole.
     """
@@ -86,23 +79,51 @@ class Repeats:
         self._young: dict[str, Receipt] = {}
         self._old: dict[str, Receipt] = {}
 
-    def find(self, event: Event) -> Receipt | None:
-        """The receipt of an equal event, unless that could not be stored."""
-        key = _key(event)
+    def find(self, key: str) -> Receipt | None:
+        """The receipt under ``key``, unless its records could not be stored."""
         receipt = self._young.get(key) or self._old.get(key)
         return None if receipt is None or receipt.durable is False else receipt
 
-    def remember(self, event: Event, receipt: Receipt) -> None:
+    def remember(self, key: str, receipt: Receipt) -> None:
         if self._half == 0:
             return
         if len(self._young) >= self._half:
             self._old, self._young = self._young, {}
-        self._young[_key(event)] = receipt
+        self._young[key] = receipt
 
 
-def _key(event: Event) -> str:
-    # Content by Python's own 64-bit hash: an equal id makes a chance collision harmless enough.
-    return f"{event.id} {hash(event.raw)}"
+class All:
+    """One receipt for several."""
+
+    def __init__(self, receipts: Sequence[Receipt]) -> None:
+        self._receipts = receipts
+
+    @property
+    def durable(self) -> bool | None:
+        states = [receipt.durable for receipt in self._receipts]
+        if False in states:
+            return False
+        return None if None in states else True
+
+    @property
+    def where(self) -> str:
+        return self._receipts[-1].where
+
+    def then(self, deadline: float, settled: Settled) -> None:
+        self._next(0, deadline, settled, None)
+
+    def _next(self, at: int, deadline: float, settled: Settled, error: PublishError | None) -> None:
+        if error is not None or at == len(self._receipts):
+            settled(error)
+            return
+        self._receipts[at].then(
+            deadline, lambda error: self._next(at + 1, deadline, settled, error)
+        )
+
+    async def wait(self, deadline: float) -> str:
+        for receipt in self._receipts:
+            await receipt.wait(deadline)
+        return self.where
 
 
 def reject(delivery: Delivery, source: Source, error: UnreadableError) -> Event:
@@ -133,12 +154,3 @@ def reject(delivery: Delivery, source: Source, error: UnreadableError) -> Event:
             "body_base64": pybase64.b64encode(delivery.body).decode(),
         },
     )
-
-
-def _count(events: Sequence[Event]) -> None:
-    for event in events:
-        EVENTS.labels(event.connection, event.subject_kind).inc()
-        if event.stale:
-            STALE.labels(event.connection).inc()
-        for what, _ in event.surprises:
-            SURPRISES.labels(event.connection, what).inc()

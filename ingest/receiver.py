@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -23,13 +23,18 @@ from ingest.delivery import Source
 from ingest.errors import ConfigError
 from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal
 from ingest.eventlog.retention import tidy
-from ingest.metrics import CONNECTIONS, DISK_FREE_BYTES, JOURNAL_BYTES, JOURNAL_SEGMENTS
+from ingest.metrics import (
+    DISK_FREE_BYTES,
+    HTTP_CONNECTIONS,
+    IN_FLIGHT,
+    JOURNAL_BYTES,
+    JOURNAL_SEGMENTS,
+)
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
 from ingest.runner import Stopping
 from ingest.settings import Admin, Receiver, Settings
-from ingest.transports.deadlines import Deadlines
-from ingest.transports.http import Hook
+from ingest.transports.http import Hooks
 from schemas.times import now_ms
 
 log = structlog.get_logger()
@@ -59,23 +64,25 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
         public_socket = stack.enter_context(listening(settings.receiver, "receiver"))
         admin_socket = stack.enter_context(listening(settings.admin, "admin"))
         async with open_journal(path) as journal:
-            hook = Hook(
+            hooks = Hooks(
                 Pipeline(journal, settings.eventlog.repeat_max),
                 max_body_bytes=settings.receiver.max_body_bytes,
+                body_timeout_s=settings.receiver.body_timeout_s,
                 answer_within_s=settings.receiver.answer_within_s,
+                max_connections=max_connections(),
                 now_ms=now_ms,
             )
-            hook.serve(make_sources(settings), dormant_connections(path, settings))
-            deadlines = Deadlines(settings.receiver.body_timeout_s, max_connections())
-            public = _Server(_config(hook, http=deadlines.protocol, timeout_keep_alive=75))
-            CONNECTIONS.set_function(lambda: len(public.server_state.connections))
+            hooks.serve(make_sources(settings), dormant_connections(path, settings))
+            public = _Server(_config(hooks.application, http=hooks.protocol))
+            IN_FLIGHT.set_function(lambda: hooks.in_flight)
+            HTTP_CONNECTIONS.set_function(lambda: len(public.server_state.connections))
             admin = _Server(_config(create_admin(_refusing(journal, stopping), journal.degraded)))
-            _reload_secrets_on_hangup(hook, settings)
+            _reload_secrets_on_hangup(hooks, settings)
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(public.serve([public_socket]))
                 telling = tasks.create_task(admin.serve([admin_socket]))
                 background = [
-                    tasks.create_task(deadlines.watch()),
+                    tasks.create_task(hooks.sweep()),
                     tasks.create_task(_keep_house(path, settings, journal)),
                 ]
                 log.info(
@@ -200,14 +207,16 @@ def _config(app: ASGIApp, **more: object) -> uvicorn.Config:
     )
 
 
-def _refusing(journal: JournalPublisher, stopping: Stopping):  # type: ignore[no-untyped-def]
+def _refusing(journal: JournalPublisher, stopping: Stopping) -> Callable[[], str | None]:
     return lambda: "stopping" if stopping.asked else journal.refusing()
 
 
-def _reload_secrets_on_hangup(hook: Hook, settings: Settings) -> None:
+def _reload_secrets_on_hangup(hooks: Hooks, settings: Settings) -> None:
     def reload() -> None:
         try:
-            hook.serve(make_sources(settings), dormant_connections(settings.eventlog.path, settings))
+            hooks.serve(
+                make_sources(settings), dormant_connections(settings.eventlog.path, settings)
+            )
         except ConfigError as error:
             log.error("secrets_not_reloaded", faults=list(error.faults))
         else:
@@ -232,7 +241,7 @@ async def _keep_house(path: Path, settings: Settings, journal: JournalPublisher)
                 JOURNAL_SEGMENTS.labels(topic).set(used.segments)
             DISK_FREE_BYTES.set(shutil.disk_usage(path).free)
             await asyncio.to_thread(dormant_connections, path, settings)
-        except Exception as error:  # noqa: BLE001 - receiving goes on without
+        except Exception as error:
             log.error("housekeeping_failed", exc_info=error)
         now_wrong = tuple(journal.degraded())
         if now_wrong != wrong:

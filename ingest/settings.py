@@ -110,9 +110,7 @@ class Settings(Section):
     connections: dict[str, Connection] = {}
 
 
-def load_settings(
-    file: Path | None = None, environ: Mapping[str, str] | None = None
-) -> Settings:
+def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings of ``file``, else of DIALSTREAM_CONFIG, else of ./dialstream.toml if there is one.
 
     Without a file and without connections there is one named ``dev`` whose secret is made on the
@@ -195,11 +193,15 @@ def _errors(values: dict[str, Any]) -> list[Any]:
 def _fault(error: Any, variables: Mapping[tuple[str, ...], str], where: str) -> str:
     """One line: the key, what is wrong, what to do. Never the value: it may be a secret."""
     path = tuple(map(str, error["loc"]))
-    source = next((variables[path[:n]] for n in range(len(path), 0, -1) if path[:n] in variables), where)
+    source = next(
+        (variables[path[:n]] for n in range(len(path), 0, -1) if path[:n] in variables), where
+    )
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), 1, 0.5)
-        mend = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_known_keys(path[:-1]))}"
+        mend = (
+            f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_known_keys(path[:-1]))}"
+        )
         return f"{key} is not known ({source}): {mend}"
     if error["type"] == "missing":
         return f"{key} is missing ({source}): add it"
@@ -232,9 +234,7 @@ def _default_connection(settings: Settings) -> dict[str, Connection]:
         raise ConfigError(
             f"{path} cannot be written ({error.strerror}): set eventlog.path to a folder that can"
         ) from None
-    return {
-        DEFAULT_CONNECTION: Connection(provider="dialpad", secret_files=(path,), region="US")
-    }
+    return {DEFAULT_CONNECTION: Connection(provider="dialpad", secret_files=(path,), region="US")}
 
 
 def _faults_of_connections(values: dict[str, Any]) -> list[str]:

@@ -87,9 +87,9 @@ def check_claims(payload: bytes, now_ms: int, leeway_s: float) -> None:
         return
     now_s = now_ms / 1000
     expires, begins = claims.get("exp"), claims.get("nbf")
-    if type(expires) in (int, float) and now_s > expires + leeway_s:
+    if isinstance(expires, int | float) and now_s > expires + leeway_s:
         raise VerificationError("expired")
-    if type(begins) in (int, float) and now_s < begins - leeway_s:
+    if isinstance(begins, int | float) and now_s < begins - leeway_s:
         raise VerificationError("not_yet_valid")
 
 

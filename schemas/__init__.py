@@ -1,1 +1,1 @@
-"""What is on the stream: the envelope, one model per subject, the topics. Imports nobody of ours."""
+"""What is on the stream: envelope, a model per subject, topics. Imports nobody of ours."""

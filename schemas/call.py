@@ -98,7 +98,9 @@ class Recap(Model):
 
 class Quality(Model):
     mos: float | None = Field(default=None, description="Mean opinion score, 1 to 5.")
-    csat: str | None = Field(default=None, description="The customer's rating as the provider has it.")
+    csat: str | None = Field(
+        default=None, description="The customer's rating as the provider has it."
+    )
 
 
 class Call(Data):
@@ -106,7 +108,7 @@ class Call(Data):
 
     call_id: Id
     conversation_id: Id = Field(
-        description="A hint: the smallest of the leg's ids. Legs are united by their related_call_ids."
+        description="A hint: the smallest of the leg's ids. related_call_ids unite legs."
     )
     related_call_ids: list[str] = []
     state: CallState

@@ -39,7 +39,9 @@ class Envelope(Model):
 
     specversion: Literal["1.0"]
     id: Id
-    source: str = Field(description="/<provider>/<connection>; /dialstream/<connection> if derived.")
+    source: str = Field(
+        description="/<provider>/<connection>; /dialstream/<connection> if derived."
+    )
     type: str = Field(description="dialstream.<subject>.<what>")
     subject: str
     time: Time
@@ -50,7 +52,9 @@ class Envelope(Model):
     via: Via
     provider: str
     connection: str
-    stale: bool = Field(default=False, description="A push older than 24 h by the provider's clock.")
+    stale: bool = Field(
+        default=False, description="A push older than 24 h by the provider's clock."
+    )
     data: dict[str, JsonValue]
 
 
@@ -95,7 +99,7 @@ class Event:
 def encode(event: Event) -> bytes:
     """The event as a structured-mode CloudEvent, one line of JSON in UTF-8."""
     data = event.data if event.raw is None else {**event.data, "raw": orjson.Fragment(event.raw)}
-    envelope = {
+    envelope: dict[str, Any] = {
         "specversion": "1.0",
         "id": event.id,
         "source": f"/{event.provider}/{event.connection}",

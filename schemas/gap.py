@@ -10,4 +10,6 @@ class Gap(Model):
     from_: Time = Field(alias="from")
     to: Time | None = None
     reason: str
-    found: int | None = Field(default=None, description="Events read back; null until it is closed.")
+    found: int | None = Field(
+        default=None, description="Events read back; null until it is closed."
+    )

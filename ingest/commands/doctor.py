@@ -85,7 +85,7 @@ def _connections(settings: Settings) -> Iterator[Finding]:
         if weak:
             yield Finding(
                 "odd",
-                f"{name}: {weak} secret(s) shorter than {STRONG_SECRET} bytes can be guessed offline",
+                f"{name}: {weak} secret(s) under {STRONG_SECRET} bytes can be guessed offline",
                 "make one with `openssl rand -base64 32`, set it at the provider, rotate",
             )
         if connection.region is None:
@@ -199,7 +199,9 @@ def _journal(path: Path) -> Iterator[Finding]:
             )
         segment.close()
     for damaged in sorted(folder.glob("*/*.damaged")):
-        yield Finding("odd", f"{damaged} was damaged and set aside", "look at the disk; then delete it")
+        yield Finding(
+            "odd", f"{damaged} was damaged and set aside", "look at the disk; then delete it"
+        )
     size = sum(file.stat().st_size for file in files)
     yield Finding("good", f"journal: {len(files)} files, {size / 1e6:.1f} MB")
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from ingest.errors import PublishError
-from ingest.eventlog.log import Record
+from ingest.eventlog.log import Record, Settled
 
 #: What one commit takes at most.
 GROUP_MAX_RECORDS = 1000
@@ -43,59 +43,61 @@ class Room:
 class Group:
     """Records that become durable together, and the receipt of everybody who waits for them."""
 
-    __slots__ = ("_answer", "_error", "_loop", "_timer", "_where", "durable", "records", "size")
+    __slots__ = ("_error", "_loop", "_timer", "_waiting", "durable", "records", "size", "where")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.records: list[Record] = []
         self.size = 0
         self.durable: bool | None = None
+        self.where = ""
         self._loop = loop
-        self._answer: _Answer | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._where = ""
         self._error: PublishError | None = None
+        self._waiting: list[Settled] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def then(self, deadline: float, settled: Settled) -> None:
+        if self.durable is not None:
+            settled(self._error)
+            return
+        self._waiting.append(settled)
+        if self._timer is None:
+            # One timer serves all who wait: they came within the time of one commit.
+            self._timer = self._loop.call_at(deadline, self._expire)
 
     async def wait(self, deadline: float) -> str:
-        if self.durable is None:
-            # One future and one timer serve all who wait: they came within one commit's time.
-            if self._answer is None or self._answer.done():
-                self._answer = _Answer(loop=self._loop)
-                self._timer = self._loop.call_at(deadline, self._expire)
-            return await self._answer
-        if self._error is not None:
-            raise self._error
-        return self._where
+        # A future of one's own: who is cancelled must not cancel it for the others.
+        done: asyncio.Future[PublishError | None] = self._loop.create_future()
+
+        def settled(error: PublishError | None) -> None:
+            if not done.done():
+                done.set_result(error)
+
+        self.then(deadline, settled)
+        error = await done
+        if error is not None:
+            raise error
+        return self.where
 
     def settle(self, where: str, error: PublishError | None = None) -> None:
         """The commit has ended."""
         self.durable = error is None
-        self._where, self._error = where, error
+        self.where, self._error = where, error
         self.records = []  # receipts are remembered longer than records
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if self._answer is not None and not self._answer.done():
-            if error is None:
-                self._answer.set_result(where)
-            else:
-                self._fail(self._answer, error)
-        self._answer = None
+        self._tell(error)
 
     def _expire(self) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._fail(self._answer, PublishError("timeout"))
+        self._tell(PublishError("timeout"))
 
-    @staticmethod
-    def _fail(answer: "_Answer", error: PublishError) -> None:
-        answer.set_exception(error)
-        answer.exception()  # everybody may have gone: then nobody is left to retrieve it
-
-
-class _Answer(asyncio.Future[str]):
-    """Shared by many, so that one who is cancelled must not cancel it for the others."""
-
-    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - the base class has it
-        return False
+    def _tell(self, error: PublishError | None) -> None:
+        self._timer = None
+        waiting, self._waiting = self._waiting, []
+        for settled in waiting:
+            try:
+                settled(error)
+            except Exception as fault:  # noqa: BLE001 - the others must be told all the same
+                self._loop.call_exception_handler({"message": "receipt", "exception": fault})
 
 
 class Lane:

@@ -1,9 +1,10 @@
 """What an event log promises. The journal keeps it, and so does whatever stands in its place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ingest.errors import PublishError
 from schemas.event import CONTENT_TYPE, Event, encode
 
 
@@ -35,6 +36,10 @@ class StoredRecord:
     headers: tuple[tuple[str, bytes], ...]
 
 
+Settled = Callable[[PublishError | None], None]
+"""Told what became of records: None is that they are durable."""
+
+
 class Receipt(Protocol):
     """Stands for records that were handed over and may not be durable yet."""
 
@@ -43,12 +48,22 @@ class Receipt(Protocol):
         """True once they are; False if they never will be; None while that is open."""
         ...
 
-    async def wait(self, deadline: float) -> str:
-        """Return where the records are, once they are durable: ``journal``, ``kafka``, ``spool``.
+    @property
+    def where(self) -> str:
+        """Where the durable records are: ``journal``."""
+        ...
 
-        Raises PublishError if they could not be stored, or with reason ``timeout`` at
-        ``deadline`` (the event loop's clock); they may still become durable later.
+    def then(self, deadline: float, settled: Settled) -> None:
+        """Call ``settled`` once, in the event loop, at once if it is settled already.
+
+        With None once the records are durable; with a PublishError if they could not be stored;
+        with one whose reason is ``timeout`` at ``deadline`` (the loop's clock), after which they
+        may still become durable.
         """
+        ...
+
+    async def wait(self, deadline: float) -> str:
+        """The same for coroutines: return ``where``, or raise the PublishError."""
         ...
 
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import apsw
 import orjson
@@ -58,7 +59,7 @@ class Segment:
         # A checkpoint on close would write to a file that has failed, or for a mere reader.
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._db.pragma("synchronous", "full")
-        self._db.pragma("fullfsync", True)  # macOS: an fsync that is one
+        self._db.pragma("fullfsync", 1)  # macOS: an fsync that is one
         self._db.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
 
     @staticmethod
@@ -149,7 +150,7 @@ class Segment:
 
     def read(self, topic: str, after: int, limit: int) -> list[StoredRecord]:
         """Records behind position ``after``, in a transaction as short as can be."""
-        rows = self._db.execute(
+        rows: list[Any] = self._db.execute(
             "select position, written_ms, key, value, headers from records"
             " where position > ? order by position limit ?",
             (after, limit),
@@ -178,7 +179,8 @@ class Segment:
         rows: dict[int, Row] = {}
         for order in ("asc", "desc"):
             with suppress(apsw.Error):
-                for row in self._db.execute(f"select * from records order by position {order}"):
+                query = f"select * from records order by position {order}"  # noqa: S608
+                for row in self._db.execute(query):
                     if row[0] in rows:
                         break
                     rows[row[0]] = row

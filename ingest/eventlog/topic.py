@@ -1,4 +1,4 @@
-"""One topic of the journal, as those see it who write: always at the end, whatever happens there."""
+"""One topic of the journal for those who write: always its end, whatever happens there."""
 
 import os
 from collections.abc import Sequence

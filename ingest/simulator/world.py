@@ -408,7 +408,7 @@ class _Call:
 
     leg: Leg
 
-    def now(self, step: CallStep, at_ms: int, **news: Any) -> CallHappening:  # noqa: ANN401
+    def now(self, step: CallStep, at_ms: int, **news: Any) -> CallHappening:
         """Take a step; ``news``: what it changes in the leg."""
         self.leg = replace(self.leg, **news)
         return CallHappening(at_ms=at_ms, subject_id=self.leg.id, step=step, leg=self.leg)

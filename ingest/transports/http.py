@@ -8,239 +8,474 @@
 | 413 | the body is over the limit |
 | 503 | everything else: Dialpad sends again after 5xx and never after 4xx, 408 and 429 included |
 
-The hook is a plain ASGI callable: routing, request and response objects of a framework cost as
-much CPU again as the whole rest (figures in tests/bench/README.md).
+A delivery is answered in the protocol itself, below ASGI: accepting it is one synchronous call
+and one callback, for which a task, two messages and an event per request would cost more CPU than
+all that is done with it (figures in tests/bench/README.md). What is no delivery goes on to the
+application.
+
+The protocol also keeps what uvicorn lacks: deadlines for headers, bodies and silence, and a
+bound on connections. One sweep a quarter of a second looks after all of them.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
 
+import httptools
 import orjson
 import structlog
-from starlette.types import Message, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ingest.delivery import Delivery, Source
-from ingest.errors import DeliveryError, PublishError, VerificationError
+from ingest.errors import PublishError, VerificationError
 from ingest.logs import short_id
-from ingest.metrics import ANSWER_SECONDS, DELIVERIES, IN_FLIGHT, RECEIVED, REFUSALS, UNAVAILABLE
+from ingest.metrics import TALLIES
 from ingest.pipeline import Accepted, Outcome, Pipeline
 
 log = structlog.get_logger()
-
-#: Deliveries that are answered at a time, and bytes of bodies that are not complete yet.
-MAX_IN_FLIGHT = 2000
-MAX_PARTIAL_BYTES = 64 * 1024 * 1024
 
 #: Publishing gets this at most, and leaves this much of `answer_within_s` for the answer itself.
 PUBLISH_S = 2.0
 ANSWER_S = 0.5
 
+#: Deliveries that are answered at a time, and bytes of bodies that are not complete yet.
+MAX_IN_FLIGHT = 4000
+MAX_PARTIAL_BYTES = 64 * 1024 * 1024
+
+#: Headers of one request, in bytes; the parser itself has no limit.
+MAX_HEAD_BYTES = 64 * 1024
+
+#: Requests of one connection that came before their predecessors were answered.
+MAX_PIPELINED = 16
+
+#: How long a connection may say nothing: before its first request, and between two.
+SILENT_S = 5.0
+IDLE_S = 75.0
+
+SWEEP_S = 0.25
+
 #: A stored delivery that took longer is worth a line.
 SLOW_S = 1.0
 
-_RETRY = ((b"retry-after", b"2"),)
-_CLOSE = ((b"connection", b"close"),)
-_ALLOW_POST = ((b"allow", b"POST"),)
-
-_NO_CONTENT: Message = {"type": "http.response.start", "status": 204, "headers": []}
-_END: Message = {"type": "http.response.body", "body": b""}
+_RETRY = b"retry-after: 2\r\n"
+_CLOSE = b"connection: close\r\n"
 
 
-class Hook:
-    """The application of the public port."""
+class Hooks:
+    """Everything that the connections of the public port share."""
 
     def __init__(
         self,
         pipeline: Pipeline,
         *,
         max_body_bytes: int,
+        body_timeout_s: float,
         answer_within_s: float,
+        max_connections: int,
         now_ms: Callable[[], int],
     ) -> None:
-        self._pipeline = pipeline
-        self._max_body_bytes = max_body_bytes
-        self._answer_within_s = answer_within_s
-        self._now_ms = now_ms
-        self._doors: dict[str, _Door] = {}
-        self._dormant: frozenset[str] = frozenset()
-        self._in_flight = 0
-        self._partial_bytes = 0
-        self._loop = asyncio.get_running_loop()
-        IN_FLIGHT.set_function(lambda: self._in_flight)
+        self.pipeline = pipeline
+        self.max_body_bytes = max_body_bytes
+        self.body_timeout_s = body_timeout_s
+        self.answer_within_s = answer_within_s
+        self.max_connections = max_connections
+        self.now_ms = now_ms
+        self.doors: Mapping[str, Door] = {}
+        self.dormant: frozenset[str] = frozenset()
+        self.in_flight = 0
+        self.partial_bytes = 0
+        #: Connections that owe us bytes, and those between requests → since when, longest first.
+        self.owing: dict[HookProtocol, float] = {}
+        self.idle: dict[HookProtocol, float] = {}
 
     def serve(self, sources: Mapping[str, Source], dormant: Iterable[str] = ()) -> None:
         """From now on take deliveries for these connections.
 
         ``dormant``: names that were connections until lately; 404 would be final for them.
         """
-        self._doors = {name: _Door(name, source) for name, source in sources.items()}
-        self._dormant = frozenset(dormant)
+        self.doors = {name: Door(name, source) for name, source in sources.items()}
+        self.dormant = frozenset(dormant)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        root, name, hint = _split(scope["path"])
-        door = self._doors.get(name) if root == "webhooks" else None
-        if door is None:
-            await self._answer_strange(root, name, send)
-        elif scope["method"] != "POST":
-            await answer(send, 405, "method_not_allowed", "deliveries are posted", _ALLOW_POST)
-        elif self._in_flight >= MAX_IN_FLIGHT:
-            await self._answer_unread(door, send, "overload")
+    def protocol(self, **uvicorn: Any) -> "HookProtocol":
+        """What uvicorn makes for each connection; set it as ``http``."""
+        return HookProtocol(self, **uvicorn)
+
+    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers what is no delivery."""
+        root, name, _ = _split(scope["path"])
+        if root == "webhooks" and name in self.doors:
+            problem, headers = _problem(405, "method_not_allowed", "post it"), {"allow": "POST"}
+        elif root == "webhooks" and name in self.dormant:
+            problem, headers = (
+                _problem(503, "not_configured", "send it again"),
+                {"retry-after": "2"},
+            )
         else:
-            self._in_flight += 1
-            try:
-                await self._deliver(door, hint, scope, receive, send)
-            finally:
-                self._in_flight -= 1
+            problem, headers = _problem(404, "not_found", "nothing is at this address"), {}
+        status = orjson.loads(problem)["status"]
+        response = Response(problem, status, headers, media_type="application/problem+json")
+        await response(scope, receive, send)
 
-    async def _deliver(
-        self, door: "_Door", hint: str | None, scope: Scope, receive: Receive, send: Send
+    async def sweep(self) -> None:
+        """Run for as long as the server does: end what takes too long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = loop.time()
+            for protocol, since in list(self.owing.items()):
+                protocol.hurry(now - since)
+            for protocol, since in list(self.idle.items()):
+                if now - since < IDLE_S:
+                    break
+                protocol.transport.close()
+
+
+class Exchange:
+    """One delivery and its answer."""
+
+    __slots__ = (
+        "accepted",
+        "began",
+        "door",
+        "headers",
+        "hint",
+        "keep_alive",
+        "pieces",
+        "protocol",
+        "size",
+    )
+
+    def __init__(
+        self,
+        protocol: "HookProtocol",
+        door: "Door",
+        hint: str | None,
+        headers: list[tuple[bytes, bytes]],
+        began: float,
+        keep_alive: bool,  # noqa: FBT001
     ) -> None:
-        clock = self._loop.time
-        began = scope.get("began") or clock()
-        try:
-            body = await self._read(scope, receive)
-        except _GoneError:
+        self.protocol = protocol
+        self.door = door
+        self.hint = hint
+        self.headers = headers
+        self.began = began
+        self.keep_alive = keep_alive
+        self.pieces: list[bytes] = []
+        self.size = 0
+        self.accepted: Accepted | None = None
+
+    def settled(self, error: PublishError | None) -> None:
+        """The event log has decided."""
+        self.protocol.acknowledge(self, error)
+
+
+class HookProtocol(HttpToolsProtocol):
+    """One connection to the public port. Its deliveries are answered one after the other."""
+
+    def __init__(self, hooks: Hooks, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._hooks = hooks
+        #: When the first byte of the request that is being read came; None between requests.
+        self._began: float | None = None
+        self._head_bytes = 0
+        #: The delivery whose body is being read, and those that are read; the first is in flight.
+        self._reading: Exchange | None = None
+        self._read: deque[Exchange] = deque()
+        #: Nothing more is taken from this connection.
+        self._closing = False
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        hooks = self._hooks
+        hooks.owing[self] = self.loop.time()
+        if len(self.connections) > hooks.max_connections:
+            # Room for who sends something: the one goes that has been silent longest.
+            next(iter(hooks.idle or hooks.owing)).transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hooks.owing.pop(self, None)
+        self._hooks.idle.pop(self, None)
+        if self._reading is not None:
+            self._hooks.partial_bytes -= self._reading.size
+            self._reading = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
             return
-        except _UnreadError as error:
-            await self._answer_unread(door, send, error.reason)
+        if self._began is None:
+            self._began = self.loop.time()
+            self._hooks.idle.pop(self, None)
+        super().data_received(data)
+        if self._began is None:  # the usual case: the request came as a whole
             return
-        door.received.inc()
+        if self._hooks.owing.get(self) != self._began:
+            self._hooks.owing.pop(self, None)
+            self._hooks.owing[self] = self._began
+        if self._reading is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+    # What the parser tells
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        if self._began is None:
+            self._began = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = 0
+        began = self._began or self.loop.time()
+        if self.parser.get_method() != b"POST":
+            self._leave_to_application()
+            return
+        root, name, hint = _route(self.url)
+        door = self._hooks.doors.get(name) if root == "webhooks" else None
+        if door is None:
+            self._leave_to_application()
+            return
+        keep_alive = self.parser.should_keep_alive()
+        self._reading = Exchange(self, door, hint, self.headers, began, keep_alive)
+        if self._hooks.in_flight >= MAX_IN_FLIGHT:
+            self._refuse_to_read("overload")
+        elif _announced(self.headers) > self._hooks.max_body_bytes:
+            self._refuse_to_read("too_large")
+        elif self.expect_100_continue:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        reading = self._reading
+        if reading is None:
+            if not self._closing:
+                super().on_body(body)
+            return
+        reading.pieces.append(body)
+        reading.size += len(body)
+        self._hooks.partial_bytes += len(body)
+        if reading.size > self._hooks.max_body_bytes:
+            self._refuse_to_read("too_large")
+        elif self._hooks.partial_bytes > MAX_PARTIAL_BYTES:
+            self._refuse_to_read("overload")
+
+    def on_message_complete(self) -> None:
+        self._began = None
+        self._hooks.owing.pop(self, None)
+        reading = self._reading
+        if reading is None:
+            if not self._closing:
+                super().on_message_complete()
+            return
+        self._reading = None
+        self._hooks.partial_bytes -= reading.size
+        self._read.append(reading)
+        if len(self._read) == 1 and self._application_is_done():
+            self._deliver(reading)
+        elif len(self._read) > MAX_PIPELINED:
+            self.flow.pause_reading()
+
+    # What the server tells
+
+    def shutdown(self) -> None:
+        if self._reading is not None or self._read:
+            self._closing = self._reading is None
+            for exchange in (self._reading, *self._read):
+                if exchange is not None:
+                    exchange.keep_alive = False
+        else:
+            super().shutdown()
+
+    def hurry(self, waited_s: float) -> None:
+        """Called every now and then while the other side owes us bytes."""
+        if self._reading is not None:
+            if waited_s > self._hooks.body_timeout_s:
+                self._refuse_to_read("slow_body")
+        elif waited_s > (SILENT_S if self._began is None else self._hooks.body_timeout_s):
+            self.transport.close()
+
+    # Deliveries
+
+    def _deliver(self, exchange: Exchange) -> None:
+        hooks, door, pieces = self._hooks, exchange.door, exchange.pieces
+        hooks.in_flight += 1
+        door.tally.received += 1
         delivery = Delivery(
             connection=door.name,
             via="webhook",
-            headers=scope["headers"],
-            body=body,
-            received_ms=self._now_ms(),
-            hint=hint,
+            headers=exchange.headers,
+            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
+            received_ms=hooks.now_ms(),
+            hint=exchange.hint,
         )
-        deadline = min(clock() + PUBLISH_S, began + self._answer_within_s - ANSWER_S)
         try:
-            accepted = await self._pipeline.accept(delivery, door.source, deadline)
+            accepted = exchange.accepted = hooks.pipeline.accept(delivery, door.source)
         except VerificationError as error:
-            door.refuse(error.reason, len(body))
-            await answer(send, 401, error.reason, "the delivery does not verify")
+            door.refuse(error.reason, exchange.size)
+            self._finish(exchange, 401, error.reason, "the delivery does not verify")
         except PublishError as error:
-            door.unavailable(error.reason, len(body), clock() - began)
-            await answer(send, 503, error.reason, "not stored; send it again", _RETRY)
+            self.acknowledge(exchange, error)
         else:
-            await send(_NO_CONTENT)
-            await send(_END)
-            door.accept(accepted, len(body), clock() - began)
+            latest = exchange.began + hooks.answer_within_s - ANSWER_S
+            accepted.receipt.then(min(self.loop.time() + PUBLISH_S, latest), exchange.settled)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body; raises _GoneError, or _UnreadError with the reason not to read on."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _GoneError
-        body: bytes = message["body"]
-        if not message["more_body"] and len(body) <= self._max_body_bytes:
-            return body
-        pieces, size = [body], len(body)
-        self._partial_bytes += size
-        try:
-            while True:
-                if size > self._max_body_bytes or _announced(scope) > self._max_body_bytes:
-                    raise _UnreadError("too_large")
-                if scope.get("too_slow"):
-                    raise _UnreadError("slow_body")
-                if self._partial_bytes > MAX_PARTIAL_BYTES:
-                    raise _UnreadError("overload")
-                if not message["more_body"]:
-                    return b"".join(pieces)
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _GoneError
-                pieces.append(message["body"])
-                size += len(message["body"])
-                self._partial_bytes += len(message["body"])
-        finally:
-            self._partial_bytes -= size
+    def acknowledge(self, exchange: Exchange, error: PublishError | None) -> None:
+        """Answer a delivery now that the event log has decided."""
+        taken_s = self.loop.time() - exchange.began
+        if error is None:
+            assert exchange.accepted is not None
+            exchange.door.accept(exchange.accepted, exchange.size, taken_s)
+            self._finish(exchange, 204)
+        else:
+            exchange.door.be_unavailable(error.reason, exchange.size, taken_s)
+            self._finish(exchange, 503, error.reason, "not stored; send it again", _RETRY)
 
-    async def _answer_unread(self, door: "_Door", send: Send, reason: str) -> None:
-        """Before the body has been read; the connection cannot go on behind it."""
-        door.received.inc()
+    def _finish(
+        self, exchange: Exchange, status: int, reason: str = "", detail: str = "", more: bytes = b""
+    ) -> None:
+        """Answer the delivery in flight, and go on with the next one that has been read."""
+        self._hooks.in_flight -= 1
+        self._read.popleft()
+        self._answer(status, reason, detail, more, keep_alive=exchange.keep_alive)
+        if self._read:
+            # Not at once: a thousand pipelined requests would be a thousand calls deep.
+            self.loop.call_soon(self._deliver_next)
+        elif self._began is None:
+            self._hooks.idle[self] = self.loop.time()
+
+    def _deliver_next(self) -> None:
+        self.flow.resume_reading()
+        if self._read and not self.transport.is_closing():
+            self._deliver(self._read[0])
+
+    def _refuse_to_read(self, reason: str) -> None:
+        """Answer at once; nothing behind this can be understood on this connection."""
+        exchange, self._reading = self._reading, None
+        assert exchange is not None
+        self._hooks.partial_bytes -= exchange.size
+        self._hooks.owing.pop(self, None)
+        self._closing = True
+        exchange.door.tally.received += 1
         if reason == "too_large":
-            door.refuse(reason, None)
-            limit = f"a delivery has at most {self._max_body_bytes} bytes"
-            await answer(send, 413, reason, limit, _CLOSE)
+            exchange.door.refuse(reason, None)
+            detail = f"a delivery has at most {self._hooks.max_body_bytes} bytes"
+            self._answer(413, reason, detail, keep_alive=False)
         else:
-            door.unavailable(reason, None, None)
-            await answer(send, 503, reason, "not read; send it again", (*_RETRY, *_CLOSE))
+            exchange.door.be_unavailable(reason, None, None)
+            self._answer(503, reason, "not read; send it again", _RETRY, keep_alive=False)
 
-    async def _answer_strange(self, root: str, name: str, send: Send) -> None:
-        if root == "webhooks" and name in self._dormant:
-            await answer(send, 503, "not_configured", "not configured at present", _RETRY)
+    def _answer(
+        self, status: int, reason: str, detail: str, more: bytes = b"", *, keep_alive: bool
+    ) -> None:
+        if self.transport.is_closing():
+            return
+        head = [STATUS_LINE[status]]
+        for name, value in self.server_state.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        if status != HTTPStatus.NO_CONTENT:
+            body = _problem(status, reason, detail)
+            head += (
+                b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body),
+                more,
+                b"\r\n" if keep_alive else _CLOSE + b"\r\n",
+                body,
+            )
         else:
-            await answer(send, 404, "not_found", "there is nothing at this address")
+            head.append(b"\r\n" if keep_alive else _CLOSE + b"\r\n")
+        self.transport.write(b"".join(head))
+        if not keep_alive:
+            self._closing = True
+            self.transport.close()
+
+    # Everything else
+
+    def _leave_to_application(self) -> None:
+        if self._read:  # it would overtake deliveries that are not answered yet
+            self._closing = True
+            self._read[-1].keep_alive = False
+            return
+        url, headers = self.url, self.headers
+        super().on_message_begin()  # makes the scope
+        self.url = url
+        self.headers += headers
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._read:
+            self.loop.call_soon(self._deliver_next)
+
+    def _application_is_done(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
 
-class _Door:
-    """One connection, with its counters at hand: looking up labels costs more than counting."""
+class Door:
+    """The way in of one connection: its source, its counts, its lines in the log."""
 
     def __init__(self, name: str, source: Source) -> None:
         self.name = name
         self.source = source
-        self.received = RECEIVED.labels(name, "webhook")
-        self._outcomes = {
-            outcome: DELIVERIES.labels(name, "webhook", outcome)
-            for outcome in (*Outcome, "refused", "unavailable")
-        }
-        self._samples: dict[str, _Sample] = {}
+        self.tally = TALLIES.of(name, "webhook")
+        self._samples: dict[str, Sample] = {}
         self._debugging = log.is_enabled_for(logging.DEBUG)
 
     def accept(self, accepted: Accepted, size_bytes: int, taken_s: float) -> None:
-        self._outcomes[accepted.outcome].inc()
-        ANSWER_SECONDS.observe(taken_s)
+        self.tally.accept(accepted, taken_s)
         if accepted.outcome is Outcome.REJECTED:
-            say, event = log.warning, "delivery_rejected"
+            say, line = log.warning, "delivery_rejected"
         elif taken_s > SLOW_S:
-            say, event = log.warning, "delivery_slow"
+            say, line = log.warning, "delivery_slow"
         elif self._debugging:
-            say, event = log.debug, "delivery_stored"
+            say, line = log.debug, "delivery_stored"
         else:
             return
         say(
-            event,
+            line,
             connection=self.name,
             via="webhook",
-            kind=accepted.kind,
-            ids=short_id(accepted.event_id),
-            outcome=accepted.outcome,
-            stored_in=accepted.stored_in,
+            kind=accepted.events[0].type,
+            ids=short_id(accepted.events[0].id),
+            outcome=accepted.outcome.value,
+            stored_in=accepted.receipt.where,
             size_bytes=size_bytes,
             duration_ms=round(taken_s * 1000, 1),
         )
 
     def refuse(self, reason: str, size_bytes: int | None) -> None:
-        self._outcomes["refused"].inc()
-        REFUSALS.labels(self.name, reason).inc()
-        self._say("delivery_refused", reason, size_bytes=size_bytes)
+        self.tally.refuse(reason)
+        self._say("delivery_refused", reason, size_bytes, None)
 
-    def unavailable(self, reason: str, size_bytes: int | None, taken_s: float | None) -> None:
-        self._outcomes["unavailable"].inc()
-        UNAVAILABLE.labels(self.name, reason).inc()
-        duration_ms = None if taken_s is None else round(taken_s * 1000, 1)
-        self._say("delivery_unavailable", reason, size_bytes=size_bytes, duration_ms=duration_ms)
+    def be_unavailable(self, reason: str, size_bytes: int | None, taken_s: float | None) -> None:
+        self.tally.be_unavailable(reason)
+        self._say("delivery_unavailable", reason, size_bytes, taken_s)
 
-    def _say(self, event: str, reason: str, **fields: object) -> None:
-        """A flood is told by one line in a while, with the count of those that it stands for."""
-        sample = self._samples.setdefault(reason, _Sample())
-        suppressed = sample.due(time.monotonic())
+    def _say(self, line: str, reason: str, size_bytes: int | None, taken_s: float | None) -> None:
+        """A flood is told by a line every now and then, with the count of those it stands for."""
+        sample = self._samples.setdefault(reason, Sample())
+        suppressed = sample.take(time.monotonic())
         if suppressed is not None:
             log.warning(
-                event,
+                line,
                 connection=self.name,
                 via="webhook",
                 reason=reason,
+                size_bytes=size_bytes,
+                duration_ms=None if taken_s is None else round(taken_s * 1000, 1),
                 suppressed=suppressed,
-                **fields,
             )
 
 
-class _Sample:
+class Sample:
     """Lets one in `EVERY_S` through and counts the others."""
 
     EVERY_S = 10.0
@@ -249,7 +484,7 @@ class _Sample:
         self._last: float | None = None
         self._suppressed = 0
 
-    def due(self, now: float) -> int | None:
+    def take(self, now: float) -> int | None:
         """How many were held back since the last one; None if this one is held back."""
         if self._last is not None and now - self._last < self.EVERY_S:
             self._suppressed += 1
@@ -258,16 +493,15 @@ class _Sample:
         return suppressed
 
 
-class _GoneError(Exception):
-    """The sender has hung up."""
-
-
-class _UnreadError(DeliveryError):
-    """The body is not read on."""
+def _route(url: bytes) -> tuple[str, str, str | None]:
+    """Root, name and kind of ``/webhooks/acme/call``; empty where it has another shape."""
+    path = url.partition(b"?")[0]
+    if not path.startswith(b"/"):  # the absolute form
+        path = httptools.parse_url(path).path or b""
+    return _split(unquote(path.decode("latin-1")))
 
 
 def _split(path: str) -> tuple[str, str, str | None]:
-    """``/webhooks/acme/call`` → root, name, kind; the kind may be missing."""
     parts = path.split("/")
     if len(parts) == 3:  # noqa: PLR2004
         return parts[1], parts[2], None
@@ -276,19 +510,17 @@ def _split(path: str) -> tuple[str, str, str | None]:
     return "", "", None
 
 
-def _announced(scope: Scope) -> int:
+def _announced(headers: list[tuple[bytes, bytes]]) -> int:
     """Content-Length, which the parser has checked; 0 without."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"content-length":
             return int(value)
     return 0
 
 
-async def answer(
-    send: Send, status: int, reason: str, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()
-) -> None:
-    """Send a problem. https://www.rfc-editor.org/rfc/rfc9457"""
-    body = orjson.dumps(
+def _problem(status: int, reason: str, detail: str) -> bytes:
+    """https://www.rfc-editor.org/rfc/rfc9457"""
+    return orjson.dumps(
         {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
@@ -297,10 +529,3 @@ async def answer(
             "reason": reason,
         }
     )
-    fields = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        *headers,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": body})

@@ -49,7 +49,13 @@ def read_call(fields: Fields) -> dict[str, Any]:
     if ended is None and state not in ENDING_STATES:
         outcome = None
     else:
-        outcome = _outcome(state, direction, connected is not None, talk_s, voicemail is not None)
+        outcome = _outcome(
+            state,
+            direction,
+            connected=connected is not None,
+            talk_s=talk_s,
+            voicemail=voicemail is not None,
+        )
     return {
         "call_id": call_id,
         "conversation_id": min(call_id, *related, key=by_size) if related else call_id,
@@ -115,8 +121,8 @@ def _group(group_id: str | None) -> dict[str, Any] | None:
     return {"kind": snake_kind(kind), "id": ident} if colon else {"kind": None, "id": group_id}
 
 
-def _outcome(  # noqa: PLR0911 - a table with conditions
-    state: str, direction: str, connected: bool, talk_s: float | None, voicemail: bool
+def _outcome(
+    state: str, direction: str, *, connected: bool, talk_s: float | None, voicemail: bool
 ) -> str:
     if state == "blocked":
         return "blocked"
@@ -131,7 +137,7 @@ def _outcome(  # noqa: PLR0911 - a table with conditions
 
 
 def _voicemail(fields: Fields, state: str) -> dict[str, Any] | None:
-    """A link alone proves nothing: it is set even when no message was left, and then answers 404."""
+    """A link alone proves nothing: it is set without a message too, and then answers 404."""
     recording_id = fields.id("voicemail_recording_id")
     if recording_id is None and state not in ("voicemail_uploaded", "voicemail_transcribed"):
         return None

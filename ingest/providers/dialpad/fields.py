@@ -1,5 +1,6 @@
 """Reading Dialpad's objects: every key optional, every type doubtful, nothing refused for it."""
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -216,7 +217,7 @@ def _number(value: object) -> float | None:
             number = float(value)
         except ValueError:
             return None
-        return number if -1e300 < number < 1e300 else None
+        return number if math.isfinite(number) else None
     return None
 
 

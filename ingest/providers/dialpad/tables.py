@@ -54,7 +54,10 @@ ENDING_STATES = frozenset(
     }
 )
 
-DIRECTIONS: dict[str, str] = {"inbound": Direction.INBOUND.value, "outbound": Direction.OUTBOUND.value}
+DIRECTIONS: dict[str, str] = {
+    "inbound": Direction.INBOUND.value,
+    "outbound": Direction.OUTBOUND.value,
+}
 
 #: REST's list and the events' differ; `success` is REST's only.
 MESSAGE_STATUSES: dict[str, str] = {

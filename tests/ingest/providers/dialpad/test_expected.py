@@ -1,7 +1,7 @@
-"""What becomes of Dialpad's samples, written out by hand from what the payloads mean.
+r"""What becomes of Dialpad's samples, written out by hand from what the payloads mean.
 
 Durations are compared to the millisecond: Dialpad's have binary noise. Digests were made with
-`jq -S -c . <sample> | tr -d '\\n' | sha256sum | cut -c1-16` (jq 1.6, GNU coreutils 9.1).
+`jq -S -c . <sample> | tr -d '\n' | sha256sum | cut -c1-16` (jq 1.6, GNU coreutils 9.1).
 """
 
 import json
@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).parents[3] / "samples" / "dialpad"
 RECEIVED_MS = 1_790_000_301_234
 RECEIVED = "2026-09-21T14:18:21.234Z"
 
-# --- who takes part --------------------------------------------------------------------------------
+# --- who takes part -----------------------------------------------------------------------------
 
 CALLER: dict[str, Any] = {
     "kind": "local",
@@ -70,7 +70,7 @@ OFFICE: dict[str, Any] = {
     "withheld": False,
 }
 
-# --- calls -----------------------------------------------------------------------------------------
+# --- calls --------------------------------------------------------------------------------------
 
 #: What no sample of a call has, unless it says so.
 _PLAIN: dict[str, Any] = {
@@ -131,7 +131,7 @@ _LEG_1001: dict[str, Any] = {
 }
 _SUPPORT_LINE: dict[str, Any] = {"kind": "call_center", "id": "5000000000000301"}
 
-# --- messages --------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------
 
 _CUSTOMER_BY_SMS: dict[str, Any] = {
     "kind": None,
@@ -174,7 +174,7 @@ _SMS_OUT: dict[str, Any] = {
     "to_numbers": ["+15551230001"],
 }
 
-# --- contacts, agents, changes ---------------------------------------------------------------------
+# --- contacts, agents, changes ------------------------------------------------------------------
 
 _CARD: dict[str, Any] = {
     "contact_id": "5000000000003001",
@@ -213,7 +213,9 @@ class Expected:
     data: Mapping[str, Any]
 
 
-def _call(leg: str, state: str, at_ms: int, what: str, time: str, data: dict[str, Any]) -> Expected:
+def _call(
+    leg: str, state: str, at_ms: int, what: str, time: str, *, data: dict[str, Any]
+) -> Expected:
     return Expected(
         id=f"dialpad:acme:call:{leg}:{state}:{at_ms}",
         type=f"dialstream.call.{what}",
@@ -232,7 +234,7 @@ EXPECTED: dict[str, Expected] = {
         1790000000900,
         "calling",
         "2026-09-21T14:13:20.900Z",
-        {
+        data={
             **_LEG_1001,
             "rang_at": None,
             "connected_at": None,
@@ -250,7 +252,7 @@ EXPECTED: dict[str, Expected] = {
         1790000001500,
         "ringing",
         "2026-09-21T14:13:21.500Z",
-        {
+        data={
             **_LEG_1001,
             "rang_at": "2026-09-21T14:13:21.200Z",
             "connected_at": None,
@@ -268,7 +270,7 @@ EXPECTED: dict[str, Expected] = {
         1790000008600,
         "connected",
         "2026-09-21T14:13:28.600Z",
-        {
+        data={
             **_LEG_1001,
             "external": CRM_CUSTOMER,
             "rang_at": "2026-09-21T14:13:21.200Z",
@@ -288,7 +290,7 @@ EXPECTED: dict[str, Expected] = {
         1790000070100,
         "ended",
         "2026-09-21T14:14:30.100Z",
-        {
+        data={
             **_LEG_1001,
             "external": CRM_CUSTOMER,
             "rang_at": "2026-09-21T14:13:21.200Z",
@@ -310,7 +312,7 @@ EXPECTED: dict[str, Expected] = {
         1790000031200,
         "ended",
         "2026-09-21T14:13:51.200Z",
-        {
+        data={
             **_OUTBOUND,
             "call_id": "5000000000001003",
             "conversation_id": "5000000000001003",
@@ -332,7 +334,7 @@ EXPECTED: dict[str, Expected] = {
         1790000040000,
         "held",
         "2026-09-21T14:14:00.000Z",
-        {
+        data={
             **_LEG_1101,
             "connected_at": "2026-09-21T14:13:29.000Z",
             "ended_at": None,
@@ -349,7 +351,7 @@ EXPECTED: dict[str, Expected] = {
         1790000121300,
         "ended",
         "2026-09-21T14:15:21.300Z",
-        {
+        data={
             **_LEG_1101_OVER,
             "labels": ["answered", "inbound"],
             "quality": {"mos": 4.38, "csat": None},
@@ -370,7 +372,7 @@ EXPECTED: dict[str, Expected] = {
         1790000140000,
         "recording_ready",
         "2026-09-21T14:15:40.000Z",
-        {
+        data={
             **_LEG_1101_OVER,
             # In three lists of the payload, and yet one.
             "recordings": [
@@ -390,7 +392,7 @@ EXPECTED: dict[str, Expected] = {
         1790000200000,
         "transcript_ready",
         "2026-09-21T14:16:40.000Z",
-        {**_LEG_1101_OVER},
+        data={**_LEG_1101_OVER},
     ),
     "call-recap-summary": _call(
         "5000000000001101",
@@ -398,7 +400,7 @@ EXPECTED: dict[str, Expected] = {
         1790000260000,
         "recap_ready",
         "2026-09-21T14:17:40.000Z",
-        {
+        data={
             **_LEG_1101_OVER,
             "recap": {
                 "summary": "Invented recap: the caller asked about an order.",
@@ -414,7 +416,7 @@ EXPECTED: dict[str, Expected] = {
         1790000260300,
         "recap_ready",
         "2026-09-21T14:17:40.300Z",
-        {
+        data={
             **_LEG_1101_OVER,
             "recap": {
                 "summary": None,
@@ -430,7 +432,7 @@ EXPECTED: dict[str, Expected] = {
         1790000025600,
         "missed",
         "2026-09-21T14:13:45.600Z",
-        {
+        data={
             **_INBOUND,
             "call_id": "5000000000001102",
             "conversation_id": "5000000000001102",
@@ -452,7 +454,7 @@ EXPECTED: dict[str, Expected] = {
         1790000010600,
         "ended",
         "2026-09-21T14:13:30.600Z",
-        {
+        data={
             **_INBOUND,
             "call_id": "5000000000001200",
             "conversation_id": "5000000000001200",
@@ -479,7 +481,7 @@ EXPECTED: dict[str, Expected] = {
         1790000152100,
         "ended",
         "2026-09-21T14:15:52.100Z",
-        {
+        data={
             **_INBOUND,
             "call_id": "5000000000001201",
             "conversation_id": "5000000000001200",
@@ -505,7 +507,7 @@ EXPECTED: dict[str, Expected] = {
         1790000020400,
         "ringing",
         "2026-09-21T14:13:40.400Z",
-        {
+        data={
             **_INBOUND,
             "call_id": "5000000000001202",
             "conversation_id": "5000000000001201",
@@ -529,7 +531,7 @@ EXPECTED: dict[str, Expected] = {
         1790000033000,
         "voicemail",
         "2026-09-21T14:13:53.000Z",
-        {
+        data={
             **_INBOUND,
             "call_id": "5000000000001301",
             "conversation_id": "5000000000001301",
@@ -551,7 +553,7 @@ EXPECTED: dict[str, Expected] = {
         1790000072000,
         "voicemail_uploaded",
         "2026-09-21T14:14:32.000Z",
-        {
+        data={
             **_INBOUND,
             "call_id": "5000000000001302",
             "conversation_id": "5000000000001302",
@@ -579,7 +581,7 @@ EXPECTED: dict[str, Expected] = {
         1790000000001,
         "calling",
         "2026-09-21T14:13:20.001Z",
-        {
+        data={
             **_OUTBOUND,
             "call_id": "9007199254740993123",
             "conversation_id": "9007199254740993123",
@@ -753,9 +755,7 @@ EXPECTED: dict[str, Expected] = {
         },
     ),
     "changelog-operator-removed": Expected(
-        id=(
-            "dialpad:acme:change:1790000000000:operator_removed:5000000000000100:0ae17d019db8bf89"
-        ),
+        id=("dialpad:acme:change:1790000000000:operator_removed:5000000000000100:0ae17d019db8bf89"),
         type="dialstream.change.logged",
         subject="change/5000000000000100",
         key="acme",

@@ -51,7 +51,7 @@ def test_the_samples_are_there() -> None:
     assert len(SAMPLES) == 38
 
 
-# --- helpers ---------------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------
 
 
 def dump(value: object) -> bytes:
@@ -112,7 +112,7 @@ def strict_json(text: bytes) -> Any:
     return json.loads(text, parse_constant=no_constants)
 
 
-# --- what must hold of every event -----------------------------------------------------------------
+# --- what must hold of every event --------------------------------------------------------------
 
 FORMATS = FormatChecker()
 RFC3339_UTC_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -221,8 +221,8 @@ def check(payload: bytes, **options: Any) -> Event | None:
     try:
         (event,) = normalize(payload, **options)
     except UnreadableError as error:
-        assert type(error) is UnreadableError  # noqa: PT017 - either is right
-        assert error.reason in REASONS  # noqa: PT017
+        assert type(error) is UnreadableError  # noqa: PT017 - an event is right too
+        assert error.reason in REASONS  # noqa: PT017 - an event is right too
         return None
     check_event(event, payload)
     return event
@@ -234,7 +234,7 @@ def test_every_sample_is_one_event_that_every_reader_reads(name: str) -> None:
     assert check(payload) is not None
 
 
-# --- mutated samples -------------------------------------------------------------------------------
+# --- mutated samples ----------------------------------------------------------------------------
 
 _numbers = (
     st.integers()
@@ -244,13 +244,28 @@ _numbers = (
     | st.floats(allow_nan=False, allow_infinity=False)
 )
 _texts = st.text(max_size=12) | st.sampled_from(
-    ["0", "blocked", "+15551230001", "a:b%c", "call:", "TRUE", "1790000000000", "nan", "1e999", "x" * 300]
+    [
+        "0",
+        "blocked",
+        "+15551230001",
+        "a:b%c",
+        "call:",
+        "TRUE",
+        "1790000000000",
+        "nan",
+        "1e999",
+        "x" * 300,
+    ]
 )
 _leaves = st.none() | st.booleans() | _numbers | _texts
-_values = st.recursive(
+_values: st.SearchStrategy[Any] = st.recursive(
     _leaves | st.sampled_from([{}, "", 0, [], "0", 0.0, None]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=6) | st.sampled_from(["id", "type", "url"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=6) | st.sampled_from(["id", "type", "url"]), inner, max_size=3
+        )
+    ),
     max_leaves=6,
 )
 
@@ -323,9 +338,7 @@ def test_mutated_samples_are_events_or_rejects_and_keep_one_id(
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    payload=st.dictionaries(st.sampled_from(_keys) | st.text(max_size=6), _values, max_size=6)
-)
+@given(payload=st.dictionaries(st.sampled_from(_keys) | st.text(max_size=6), _values, max_size=6))
 def test_objects_of_any_keys_are_events_or_rejects(payload: dict[str, Any]) -> None:
     check(dump(payload))
 
@@ -365,7 +378,7 @@ def test_an_event_that_is_no_word_breaks_nothing(payload: dict[str, Any]) -> Non
     check(dump(payload))
 
 
-# --- what is no JSON -------------------------------------------------------------------------------
+# --- what is no JSON ----------------------------------------------------------------------------
 
 _GOOD = b'{"call_id":5,"state":"ringing","event_timestamp":1790000000500,"x":%s}'
 
@@ -432,8 +445,8 @@ def test_deep_payloads_break_nothing(name: str, depth: int) -> None:
         try:
             event = event_of(payload)
         except UnreadableError as error:
-            assert error.reason == "not_json"  # noqa: PT017 - either is right
-            assert depth > 100  # noqa: PT017
+            assert error.reason == "not_json"  # noqa: PT017 - an event is right too
+            assert depth > 100
         else:
             line = encode(event)
             assert orjson.loads(line)["data"]["raw"] == orjson.loads(payload)
@@ -444,7 +457,7 @@ def test_json_that_is_no_object_has_an_unexpected_shape(payload: object) -> None
     assert reason_of(payload) == "unexpected_shape"
 
 
-# --- the spliced value -----------------------------------------------------------------------------
+# --- the spliced value --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -470,7 +483,7 @@ def test_of_line_breaks_spaces_are_made_and_nothing_else_changes() -> None:
     assert line.endswith(b'"raw":  { "call_id": 5,  "state": "ringing", "text": "a\\nb" } }}')
 
 
-# --- ids -------------------------------------------------------------------------------------------
+# --- ids ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -507,19 +520,20 @@ def test_call_state_and_clock_make_another_fact_of_a_call_and_nothing_else_does(
         {"event_timestamp": 1790000121301},
     ):
         assert event_of({**base, **change}).id != first
-    for fresher in (
+    fresher: tuple[dict[str, Any], ...] = (
         {"date_ended": None},
         {"labels": ["x"]},
         {"new": {}},
         {"talk_time": 7},
         {"call_id": "5000000000001101"},
         {"event_timestamp": "1790000121300"},
-    ):
-        assert event_of({**base, **fresher}).id == first
+    )
+    for change in fresher:
+        assert event_of({**base, **change}).id == first
 
 
 def test_without_a_clock_the_digest_stands_in_its_place() -> None:
-    """Made with: printf %s '{"call_id":5,"state":"ringing"}' | sha256sum | cut -c1-16"""
+    # printf %s '{"call_id":5,"state":"ringing"}' | sha256sum | cut -c1-16
     for value, expected in (
         (b'{"state": "ringing", "call_id": 5}', "670bf2c90ad053d9"),
         (b'{"call_id":5,"state":"ringing","event_timestamp":null}', None),
@@ -548,7 +562,12 @@ def test_without_a_clock_the_digest_stands_in_its_place() -> None:
         ),
         ({"id": 7, "to_number": ["x"]}, "dialpad:acme:message:7:-:-:-"),
         (
-            {"id": 7, "to_number": [], "message_delivery_result": "x", "target": {"id": "Office:1"}},
+            {
+                "id": 7,
+                "to_number": [],
+                "message_delivery_result": "x",
+                "target": {"id": "Office:1"},
+            },
             "dialpad:acme:message:7:-:x:Office%3A1",
         ),
     ],
@@ -637,7 +656,11 @@ def test_the_minute_of_arrival_tells_a_contact_that_came_back_from_a_retry(name:
         event_of(payload, received_ms=NOW_MS + ms).id for ms in (0, 39_999, 40_000, HOUR_MS)
     ]  # NOW_MS is 14:18:20
     assert ids[0] == ids[1]
-    assert [i.rpartition(":")[2] for i in ids[1:]] == ["202609211418", "202609211419", "202609211518"]
+    assert [i.rpartition(":")[2] for i in ids[1:]] == [
+        "202609211418",
+        "202609211419",
+        "202609211518",
+    ]
     changed = {**payload, "contact": {**payload["contact"], "job_title": "Another"}}
     assert event_of(changed).id != ids[0]
 
@@ -682,7 +705,7 @@ def test_a_change_of_nothing_in_particular_has_a_subject_all_the_same() -> None:
     assert event.id.startswith("dialpad:acme:change:5:x:-:")
 
 
-# --- kinds -----------------------------------------------------------------------------------------
+# --- kinds --------------------------------------------------------------------------------------
 
 KINDS: list[tuple[dict[str, Any], str]] = [
     ({"call_id": 1, "state": "x"}, "call"),
@@ -755,7 +778,7 @@ def test_errors_quote_nothing_of_the_payload() -> None:
         assert canary not in f"{caught.value!r}{caught.value.detail}{caught.value.__context__!r}"
 
 
-# --- states and outcomes of calls ------------------------------------------------------------------
+# --- states and outcomes of calls ---------------------------------------------------------------
 
 STATES = {
     "calling": "calling",
@@ -870,9 +893,7 @@ OUTCOMES: list[tuple[dict[str, Any], str | None]] = [
 
 
 @pytest.mark.parametrize(("fields", "outcome"), OUTCOMES)
-def test_outcomes_are_told_once_they_are_known(
-    fields: dict[str, Any], outcome: str | None
-) -> None:
+def test_outcomes_are_told_once_they_are_known(fields: dict[str, Any], outcome: str | None) -> None:
     assert data_of(call(**fields))["outcome"] == outcome
 
 
@@ -953,7 +974,7 @@ def test_a_score_is_told_only_where_there_is_one(
     assert data_of(call(**fields))["quality"] == quality
 
 
-# --- parties, numbers, legs ------------------------------------------------------------------------
+# --- parties, numbers, legs ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("direction", ["inbound", "outbound"])
@@ -1055,7 +1076,7 @@ def test_the_legs_of_a_call_to_a_centre_hang_together() -> None:
     assert sets[0] & sets[1] == {"5000000000001201", "5000000000001202"}
 
 
-# --- messages --------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------
 
 MESSAGES = [
     ("inbound", None, "received", None),
@@ -1103,7 +1124,7 @@ def test_status_result_and_target_make_another_fact_of_a_message_and_its_clock_d
         assert event_of({**base, **fresher}).id == first
 
 
-# --- clocks ----------------------------------------------------------------------------------------
+# --- clocks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -1130,7 +1151,7 @@ def test_what_is_no_clock_gives_way_to_ours(clock: object) -> None:
     check_event(event, dump(payload))
 
 
-# --- surprises -------------------------------------------------------------------------------------
+# --- surprises ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1152,7 +1173,10 @@ def test_what_is_no_clock_gives_way_to_ours(clock: object) -> None:
         (sample("changelog-operator-removed", brand_new=1), ("field", "brand_new")),
         (sample("contact-created", brand_new=1), ("field", "brand_new")),
         (
-            {"event": "Updated", "contact": {**SAMPLES["contact-created"]["contact"], "new_one": 1}},
+            {
+                "event": "Updated",
+                "contact": {**SAMPLES["contact-created"]["contact"], "new_one": 1},
+            },
             ("field", "new_one"),
         ),
     ],
@@ -1181,7 +1205,14 @@ def test_another_word_of_duty_is_unknown_and_kept(word: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "available"),
-    [("available", True), ("unavailable", False), ("", None), (None, None), (True, True), (False, False)],
+    [
+        ("available", True),
+        ("unavailable", False),
+        ("", None),
+        (None, None),
+        (True, True),
+        (False, False),
+    ],
 )
 def test_availability_is_a_word_or_a_bool(value: object, available: object) -> None:
     data = data_of(sample("agent-status-available", availability_status=value))
@@ -1207,7 +1238,7 @@ def test_a_change_by_dialpads_own_staff_is_a_change(redacted: object) -> None:
     assert event.data["details"] is None
 
 
-# --- both answers of a provider: is it theirs, and what does it mean -------------------------------
+# --- both answers of a provider: is it theirs, and what does it mean ----------------------------
 
 
 def delivery_of(body: bytes, received_ms: int = NOW_MS) -> Delivery:

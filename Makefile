@@ -1,0 +1,64 @@
+# dialstream. `make run` shows it, `make test` proves it, `make check` reads it.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+# uv from the PATH, else one in an environment of the project's own.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: help run test check bench deps clean
+
+help:
+	@echo "make run     the service with a simulated company on the phone"
+	@echo "make test    set everything up, run all tests"
+	@echo "make check   lint, format, types"
+	@echo "make bench   requests per CPU-second, against a server that does nothing"
+	@echo "make deps    the system packages that tests and benchmarks need"
+
+run: .venv/.run
+	@.venv/bin/dialstream up --demo
+
+test: deps .venv/.dev
+	$(RUN) pytest
+
+check: .venv/.dev
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) codespell
+	$(RUN) mypy
+
+bench: .venv/.dev
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } \
+		|| { echo "make bench needs wrk: install it with your system's packages"; exit 2; }
+	$(RUN) python -m tests.bench
+
+# A C compiler builds the shims that fail disks and cut the power in tests.
+deps:
+	@set -e; missing=""; \
+	command -v cc >/dev/null || missing="$$missing gcc libc6-dev"; \
+	command -v openssl >/dev/null || missing="$$missing openssl"; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+		echo "the tests need a C compiler and openssl: install$$missing, or what your system calls them"; \
+		exit 1; \
+	fi
+
+.venv/.run: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --frozen --no-dev --inexact --quiet
+	@touch $@
+
+.venv/.dev: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --frozen --quiet
+	@touch $@ .venv/.run
+
+.uv/bin/uv:
+	@echo "fetching uv"
+	@$(PYTHON) -m venv .uv || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& rm -rf .uv && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && $(PYTHON) -m venv .uv; } \
+		|| { echo "python3 needs its venv module: install python3-venv"; exit 1; }
+	@.uv/bin/pip install --quiet --disable-pip-version-check "uv>=0.13,<1"
+
+clean:
+	rm -rf .venv .uv .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,127 @@
+"""Posts at a fixed rate, whatever the server does: ``python -m tests.bench.steady``.
+
+Latency counts from the moment at which a request was due, not from when there was a connection
+for it, so that a server that stalls cannot hide the requests that would have come meanwhile.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+from collections import deque
+from pathlib import Path
+from time import perf_counter
+from urllib.parse import urlsplit
+
+import uvloop
+
+from tests.bench.bodies import Slice
+
+_GIVE_UP_S = 10
+
+
+class Load:
+    """All requests of a round."""
+
+    def __init__(self, requests: list[bytes], rate: float) -> None:
+        self.requests = requests
+        self.rate = rate
+        self.idle: deque[Connection] = deque()
+        self.latencies_s: list[float] = []
+        self.late_s: list[float] = []
+        self.refused = 0
+        self.broken = 0
+        self.began = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._done = self._loop.create_future()
+
+    async def run(self) -> float:
+        """Post everything; return the seconds that it took."""
+        self.began = perf_counter()
+        self._tick()
+        try:
+            await asyncio.wait_for(self._done, len(self.requests) / self.rate + _GIVE_UP_S)
+        except TimeoutError:
+            self.broken += len(self.requests) - len(self.latencies_s) - self.refused
+        return perf_counter() - self.began
+
+    def _tick(self) -> None:
+        # Timers of the loop are a millisecond coarse, so this turns and turns; it has its own core.
+        now = perf_counter()
+        nth = len(self.late_s)
+        while nth < len(self.requests) and self.idle:
+            due = self.began + nth / self.rate
+            if due > now:
+                break
+            self.idle.popleft().send(self.requests[nth], due)
+            self.late_s.append(now - due)
+            nth += 1
+        if len(self.latencies_s) + self.refused < len(self.requests) and not self.broken:
+            self._loop.call_soon(self._tick)
+        elif not self._done.done():
+            self._done.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time on a connection that stays."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._due = 0.0
+        self._answer = b""
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+        self._load.idle.append(self)
+
+    def send(self, request: bytes, due: float) -> None:
+        self._due = due
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        if not self._answer.endswith(b"\r\n\r\n"):
+            return
+        if self._answer.startswith(b"HTTP/1.1 204"):
+            self._load.latencies_s.append(perf_counter() - self._due)
+        else:
+            self._load.refused += 1
+        self._answer = b""
+        self._load.idle.append(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._load.broken += 1
+
+
+async def main(url: str, connections: int, rate: float, bodies: Slice) -> None:
+    to = urlsplit(url)
+    head = f"POST {to.path} HTTP/1.1\r\nHost: {to.netloc}\r\nContent-Type: application/jwt\r\n"
+    requests = [
+        f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies.read()
+    ]
+    loop = asyncio.get_running_loop()
+    load = Load(requests, rate)
+    for _ in range(connections):
+        await loop.create_connection(lambda: Connection(load), to.hostname, to.port)
+    gc.freeze()
+    gc.disable()
+    elapsed_s = await load.run()
+    latencies_s, late_s = sorted(load.latencies_s), sorted(load.late_s)
+    result = {
+        "answered": len(latencies_s),
+        "refused": load.refused,
+        "broken": load.broken,
+        "elapsed_s": elapsed_s,
+        "p50_ms": 1000 * latencies_s[len(latencies_s) // 2],
+        "p99_ms": 1000 * latencies_s[len(latencies_s) * 99 // 100],
+        "late_p99_ms": 1000 * late_s[len(late_s) * 99 // 100],
+    }
+    print("RESULT", json.dumps(result))
+
+
+if __name__ == "__main__":
+    url, connections, rate, path, offset, count = sys.argv[1:]
+    bodies = Slice(Path(path), int(offset), int(count))
+    uvloop.run(main(url, int(connections), float(rate), bodies))

@@ -1,0 +1,35 @@
+"""What every test can ask for."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.register_assert_rewrite("tests.kit")
+
+from tests.kit import Product  # noqa: E402 - its asserts are rewritten
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A receiver with one connection, ``acme``, for all tests of a module."""
+    with Product(tmp_path_factory.mktemp("product")) as running:
+        yield running
+
+
+MakeProduct = Callable[..., Product]
+
+
+@pytest.fixture
+def make_product(tmp_path: Path) -> Iterator[MakeProduct]:
+    """Makes receivers that are not started yet, and ends them with the test."""
+    made: list[Product] = []
+
+    def make(name: str = "product", **more: Any) -> Product:
+        made.append(Product(tmp_path / name, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()

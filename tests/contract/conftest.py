@@ -1,0 +1,127 @@
+"""The event logs that have to keep the contract. Another one joins by a harness in this file.
+
+Run as a program it is a reader in a process of its own: it prints what it reads, a line each.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import Literal, Protocol
+
+import apsw
+import pytest
+
+from ingest.eventlog.journal import journal_folder, open_journal, open_reader
+from ingest.eventlog.log import Publisher, Reader, StoredRecord
+from ingest.eventlog.retention import tidy
+from ingest.eventlog.segments import segment_paths
+from schemas.times import now_ms
+
+Start = Literal["earliest", "latest"]
+
+#: Small, so that the journal goes from segment to segment in nearly every test.
+SEGMENT_BYTES = 256 * 1024
+
+
+class Harness(Protocol):
+    """One event log, empty at first, with every topic of ours."""
+
+    @property
+    def where(self) -> str:
+        """What a receipt says of durable records."""
+        ...
+
+    def open_publisher(self) -> AbstractAsyncContextManager[Publisher]:
+        """One more way in; on leaving everything that was handed over is written."""
+        ...
+
+    def open_reader(
+        self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
+    ) -> AbstractAsyncContextManager[Reader]: ...
+
+    def stalled(self, topic: str) -> AbstractAsyncContextManager[None]:
+        """For up to a second nothing in ``topic``, which has records, becomes durable."""
+        ...
+
+    async def expire(self) -> None:
+        """Forget every record, as the log would do in time."""
+        ...
+
+
+class JournalHarness:
+    """The journal in a folder."""
+
+    where = "journal"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path / "data"
+
+    def open_publisher(self) -> AbstractAsyncContextManager[Publisher]:
+        return open_journal(self._path, segment_bytes=SEGMENT_BYTES)
+
+    def open_reader(
+        self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
+    ) -> AbstractAsyncContextManager[Reader]:
+        return open_reader(self._path, topics, group=group, start=start)
+
+    @asynccontextmanager
+    async def stalled(self, topic: str) -> AsyncIterator[None]:
+        newest = segment_paths(journal_folder(self._path) / topic)[-1]
+        with ExitStack() as stack:
+            other = stack.enter_context(closing(apsw.Connection(str(newest))))
+            other.execute("begin immediate")
+            yield
+
+    async def expire(self) -> None:
+        century_ms = 100 * 365 * 86_400_000
+        tidy(journal_folder(self._path), max_bytes=0, now_ms=now_ms() + century_ms)
+
+
+HARNESSES: dict[str, Callable[[Path], Harness]] = {"journal": JournalHarness}
+
+
+@pytest.fixture(params=HARNESSES)
+def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    return HARNESSES[request.param](tmp_path)
+
+
+@pytest.fixture
+def reading_elsewhere(
+    request: pytest.FixtureRequest, harness: Harness, tmp_path: Path
+) -> Callable[[str, int], AbstractAsyncContextManager[asyncio.subprocess.Process]]:
+    """Starts a process that reads so many records of a topic; ready once it printed a line."""
+    name = next(name for name, make in HARNESSES.items() if isinstance(harness, make))  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def start(topic: str, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
+        program = [sys.executable, __file__, name, str(tmp_path), topic, str(count)]
+        process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    return start
+
+
+def line_of(record: StoredRecord) -> str:
+    value = "-" if record.value is None else record.value.hex()
+    return f"{record.position} {record.key.hex()} {value}"
+
+
+async def read_here(name: str, path: Path, topic: str, count: int) -> None:
+    """Print so many records of a topic."""
+    async with HARNESSES[name](path).open_reader([topic]) as reader:
+        print("ready", flush=True)
+        while count > 0:
+            for record in await reader.fetch(wait_s=10):
+                print(line_of(record), flush=True)
+                count -= 1
+
+
+if __name__ == "__main__":
+    asyncio.run(read_here(sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
