@@ -5,6 +5,9 @@ from functools import lru_cache
 
 import phonenumbers
 
+#: What is longer is no number in any spelling.
+_LONGEST = 64
+
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}\Z")
 
 #: What stands where a number is kept from us. Seen: "blocked"; the others are neighbours' words.
@@ -23,7 +26,7 @@ def normalize_number(text: str, region: str | None) -> str:
 
     ``region``: ISO 3166 code for numbers without a country; without it they stay as they are.
     """
-    if _E164.match(text):
+    if _E164.match(text) or len(text) > _LONGEST:
         return text
     return _parsed(text, region)
 
@@ -34,6 +37,8 @@ def _parsed(text: str, region: str | None) -> str:
         number = phonenumbers.parse(text, region)
     except phonenumbers.NumberParseException:
         return text
-    if not phonenumbers.is_possible_number(number):
+    reason = phonenumbers.is_possible_number_with_reason(number)
+    if reason != phonenumbers.ValidationResult.IS_POSSIBLE:
         return text
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    formatted = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return formatted if _E164.match(formatted) else text

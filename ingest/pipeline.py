@@ -131,8 +131,8 @@ def reject(delivery: Delivery, source: Source, error: UnreadableError) -> Event:
     digest = digest_of_bytes(delivery.body)
     connection = delivery.connection
     return Event(
+        type=f"dialstream.reject.{error.reason}",
         subject_kind="reject",
-        what=error.reason,
         id=f"reject:{connection}:{error.reason}:{digest}",
         subject=f"reject/{digest}",
         key=connection,

@@ -82,7 +82,7 @@ class Connection(Section):
         found, faults = [], []
         for number, secret in enumerate(self.secrets):
             found.append(secret.get_secret_value().encode())
-            if not found[-1]:
+            if not found[-1].strip(b"\0"):
                 faults.append(f"secrets[{number}] is empty: an empty secret lets anybody sign")
         for path in self.secret_files:
             try:
@@ -90,7 +90,7 @@ class Connection(Section):
             except OSError as error:
                 faults.append(f"secret_files: {path} cannot be read ({error.strerror})")
                 continue
-            if not found[-1]:
+            if not found[-1].strip(b"\0"):
                 faults.append(f"secret_files: {path} holds an empty secret: put the secret into it")
         if not self.secrets and not self.secret_files:
             faults.append(

@@ -5,6 +5,7 @@ JWS: https://www.rfc-editor.org/rfc/rfc7515
 
 import hmac
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import pybase64
@@ -26,7 +27,8 @@ class CompactJws:
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         """``secrets``: one, or several while they are rotated; none may be empty."""
-        if not secrets or not all(secrets):
+        if not secrets or not all(secret.strip(b"\0") for secret in secrets):
+            # HMAC pads keys with zeros: one of zeros is the empty one.
             raise ValueError("an empty secret would let anybody sign")
         self._secrets = tuple(secrets)
         # Headers of tokens that did verify. A sender uses one or two, and only a holder of the
@@ -41,7 +43,7 @@ class CompactJws:
         """
         token = token.strip()
         parts = token.split(b".", 3)
-        if len(parts) != 3:  # noqa: PLR2004 - header, payload, signature
+        if len(parts) != 3 or token[:1] in b"{[":  # noqa: PLR2004 - header, payload, signature
             raise VerificationError(_shape_of(token))
         header, payload, signature = parts
         known = header in self._known_headers
@@ -86,10 +88,11 @@ def check_claims(payload: bytes, now_ms: int, leeway_s: float) -> None:
     if not isinstance(claims, dict):
         return
     now_s = now_ms / 1000
-    expires, begins = claims.get("exp"), claims.get("nbf")
-    if isinstance(expires, int | float) and now_s > expires + leeway_s:
+    expires: Any = claims.get("exp")
+    begins: Any = claims.get("nbf")
+    if type(expires) in (int, float) and now_s > expires + leeway_s:
         raise VerificationError("expired")
-    if isinstance(begins, int | float) and now_s < begins - leeway_s:
+    if type(begins) in (int, float) and now_s < begins - leeway_s:
         raise VerificationError("not_yet_valid")
 
 
@@ -118,6 +121,6 @@ def _b64(data: bytes) -> bytes:
 
 def _unb64(text: bytes) -> bytes:
     """Raises ValueError unless ``text`` is unpadded base64url."""
-    if text[-1:] == b"=":
-        raise ValueError("padded")
+    if text[-1:] == b"=" or b"+" in text or b"/" in text:
+        raise ValueError("padded, or of the other alphabet")
     return pybase64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

@@ -5,6 +5,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from schemas.times import rfc3339
 from schemas.topics import TOPIC_OF
 
 CONTENT_TYPE = b"application/cloudevents+json; charset=utf-8"
+
+_ENCODED = re.compile(r"[%:\x00-\x1f\x7f]")
 
 #: Raised with the first change of a subject's fields that readers could stumble over.
 SCHEMA_VERSION = 1
@@ -66,9 +69,10 @@ class Event:
     event, this and `encode` 4 µs. The tests hold what is written to the models.
     """
 
-    #: First word of the type; decides topic and schema.
+    #: ``dialstream.<subject_kind>.<what>``
+    type: str
+    #: Decides topic and schema.
     subject_kind: str
-    what: str
     id: str
     #: The CloudEvents subject, e.g. ``call/5000000000001101``.
     subject: str
@@ -88,8 +92,8 @@ class Event:
     surprises: tuple[tuple[str, str], ...] = field(default=())
 
     @property
-    def type(self) -> str:
-        return f"dialstream.{self.subject_kind}.{self.what}"
+    def what(self) -> str:
+        return self.type.rpartition(".")[2]
 
     @property
     def topic(self) -> str:
@@ -134,7 +138,7 @@ def digest_of_bytes(data: bytes) -> str:
 
 
 def id_part(part: str | int | None) -> str:
-    """A part of an id: null is ``-``; ``%`` and ``:`` are percent-encoded."""
+    """A part of an id: null is ``-``; ``%``, ``:`` and control characters are percent-encoded."""
     if part is None:
         return "-"
-    return str(part).replace("%", "%25").replace(":", "%3A")
+    return _ENCODED.sub(lambda found: f"%{ord(found[0]):02X}", str(part))

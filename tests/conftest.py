@@ -32,4 +32,4 @@ def make_product(tmp_path: Path) -> Iterator[MakeProduct]:
 
     yield make
     for each in made:
-        each.kill()
+        each.close()

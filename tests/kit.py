@@ -21,7 +21,6 @@ from signal import SIGTERM, Signals
 from types import TracebackType
 from typing import IO, Any, Self
 
-import httpx
 import jwt
 import psutil
 import tomli_w
@@ -168,8 +167,12 @@ class Wire:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except OSError:
+            self.socket.close()
+            raise
         self._read = b""
 
     def __enter__(self) -> Self:
@@ -208,7 +211,7 @@ class Wire:
         return self.answer()
 
     def closed_after(self, timeout_s: float) -> float | None:
-        """Seconds until the other side has closed, what it says before aside; None if it has not."""
+        """Seconds until the other side has closed, whatever it says before; None if it has not."""
         begun = time.monotonic()
         while (left_s := begun + timeout_s - time.monotonic()) > 0:
             self.socket.settimeout(left_s)
@@ -305,7 +308,9 @@ class Product:
     port: int = 0
     admin_port: int = 0
     process: subprocess.Popen[bytes] | None = None
-    limits: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    #: Descriptors that the process may have.
+    max_files: int | None = None
+    _tail: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -318,7 +323,7 @@ class Product:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        self.kill()
+        self.close()
         if kind is not None:
             sys.stderr.write("".join(self.stderr.splitlines(keepends=True)[-30:]))
 
@@ -343,17 +348,27 @@ class Product:
 
     # Starting and ending
 
+    def close(self) -> None:
+        """End everything that was started."""
+        self.kill()
+        if self._tail is not None:
+            self._tail.kill()
+            self._tail.wait(10)
+
     def spawn(self, *, stderr: int | IO[bytes] | None = None) -> subprocess.Popen[bytes]:
         """Start without waiting; stderr goes to a file unless told otherwise."""
+        arguments = [str(SCRIPT), *self.command]
+        if self.max_files is not None:
+            limited = 'ulimit -n "$0" && exec "$@"'
+            arguments = ["/bin/sh", "-c", limited, str(self.max_files), *arguments]
         with (self.folder / "stderr.txt").open("ab") as errors:
             self.process = subprocess.Popen(
-                [SCRIPT, *self.command],
+                arguments,
                 cwd=self.folder,
                 env=clean_environment(**self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors if stderr is None else stderr,
-                preexec_fn=self._limit,
             )
         return self.process
 
@@ -400,23 +415,16 @@ class Product:
         self.signal(number)
         return self.running.wait(timeout_s)
 
-    def _limit(self) -> None:
-        if self.limits:
-            import resource  # noqa: PLC0415 - in the child, before it becomes the product
-
-            for what, (soft, hard) in self.limits.items():
-                resource.setrlimit(what, (soft, hard))
-
     # Talking to it
 
-    def url(self, connection: str = "acme", kind: str | None = None) -> str:
-        path = "/".join(filter(None, ("/webhooks", connection, kind)))
-        return f"http://127.0.0.1:{self.port}{path}"
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/webhooks/acme"
 
-    def post(
-        self, body: bytes, connection: str = "acme", kind: str | None = None
-    ) -> httpx.Response:
-        return httpx.post(self.url(connection, kind), content=body, timeout=10, trust_env=False)
+    def post(self, body: bytes, connection: str = "acme", kind: str | None = None) -> Answer:
+        path = "/".join(filter(None, ("/webhooks", connection, kind)))
+        with self.wire() as wire:
+            return wire.ask(request(path, body))
 
     def wire(self, timeout_s: float = 10, *, receive_buffer: int = 0) -> Wire:
         return Wire(self.port, timeout_s, receive_buffer=receive_buffer)
@@ -451,7 +459,9 @@ class Product:
         lines = [json.loads(line) for line in self.stderr.splitlines()]
         return [line for line in lines if event in (None, line["event"])]
 
-    def wait_for_log(self, event: str, count: int = 1, timeout_s: float = 5) -> list[dict[str, Any]]:
+    def wait_for_log(
+        self, event: str, count: int = 1, timeout_s: float = 5
+    ) -> list[dict[str, Any]]:
         until = time.monotonic() + timeout_s
         while len(found := self.log(event)) < count:
             assert time.monotonic() < until, f"no line {event!r} in\n{self.stderr}"
@@ -473,6 +483,28 @@ class Product:
             environment={**self.environment, **(environment or {})},
             timeout_s=timeout_s,
         )
+
+    def story(self, leg: int) -> list[dict[str, Any]]:
+        """The events of a leg, once everything that was stored before this call can be read."""
+        lines = self.folder / "story.jsonl"
+        if self._tail is None:
+            with lines.open("wb") as file:
+                arguments = ["tail", "call", "--from-beginning", "--follow", "--json"]
+                self._tail = subprocess.Popen(
+                    [SCRIPT, *arguments],
+                    cwd=self.folder,
+                    env=clean_environment(**self.environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                )
+        mark = new_leg()
+        assert self.post(sign(call(mark, 0))).status == 204
+        until = time.monotonic() + 10
+        while f"call/{mark}" not in (text := lines.read_text()):
+            assert time.monotonic() < until, "the stream stands still"
+            time.sleep(0.01)
+        events = map(json.loads, text.splitlines(keepends=False))
+        return [event for event in events if event["subject"] == f"call/{leg}"]
 
     def events(self, *arguments: str) -> list[dict[str, Any]]:
         """Everything on the log, as `dialstream tail` tells it."""
@@ -574,6 +606,11 @@ class Load:
     @property
     def acknowledged(self) -> list[Sent]:
         return [sent for sent in self.sent if sent.acknowledged]
+
+    @property
+    def acknowledgements(self) -> int:
+        """How often something was acknowledged; a delivery may be more than once."""
+        return sum(sent.tries.count(204) for sent in self.sent)
 
     @property
     def statuses(self) -> set[int | None]:

@@ -10,11 +10,12 @@ import heapq
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import apsw
 import structlog
@@ -22,13 +23,21 @@ import structlog
 from ingest.errors import PublishError
 from ingest.eventlog.lanes import Group, Lane, Room
 from ingest.eventlog.log import Record, StoredRecord
-from ingest.eventlog.segments import CORRUPT, Segment, first_position, segment_paths
+from ingest.eventlog.segments import (
+    CORRUPT,
+    Segment,
+    first_position,
+    make_folder,
+    segment_paths,
+)
 from ingest.eventlog.topic import SEGMENT_BYTES, TopicWriter, disk_full
 from ingest.metrics import COMMIT_SECONDS
 from ingest.metrics import QUEUE_BYTES as METRIC_QUEUE_BYTES
 from schemas.topics import TOPICS
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 #: What may wait for the disk.
 QUEUE_BYTES = 64 * 1024 * 1024
@@ -69,8 +78,11 @@ class JournalPublisher:
         return ["disk_slow"] if len(slow) > 1 and slow[-2] > SLOW_COMMIT_S else []
 
     def refusing(self) -> str | None:
-        if disk_full(self._folder):
-            return "disk_full"
+        try:
+            if disk_full(self._folder):
+                return "disk_full"
+        except OSError:
+            return "disk_error"
         # A refusal is believed for a while only: without readiness nothing comes to prove it wrong.
         if self._refused is None or time.monotonic() - self._refused[1] > BELIEVED_S:
             return None
@@ -95,7 +107,7 @@ class JournalPublisher:
             try:
                 await loop.run_in_executor(self._threads, writer.append, records)
             except PublishError as error:
-                if self.refusing() != error.reason:
+                if self._refused is None or self._refused[0] != error.reason:
                     log.error("journal_refuses", topic=topic, reason=error.reason)
                 self._refused = error.reason, time.monotonic()
                 raise
@@ -116,7 +128,7 @@ async def open_journal(
 ) -> AsyncIterator[JournalPublisher]:
     """The journal below ``path``, made if there is none; everything is written when it closes."""
     folder = journal_folder(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     publisher = JournalPublisher(folder, segment_bytes)
     try:
         yield publisher
@@ -145,12 +157,20 @@ class JournalReader:
         self._group = None if group is None else _Group(folder / "groups" / group)
         self._start = start
         self._placed: set[str] = set()
+        # One thread: nothing here is for two at a time.
+        self._thread = ThreadPoolExecutor(1, "reader")
+        self._looking: asyncio.Future[list[StoredRecord]] | None = None
 
     async def fetch(self, wait_s: float) -> Sequence[StoredRecord]:
         until = time.monotonic() + wait_s
         pauses = iter(self._PAUSES_S)
         while True:
-            found = await asyncio.to_thread(self._look)
+            if self._looking is None:
+                self._looking = self._in_thread(self._look)
+            # Whoever gives up leaves the look, and what it finds, to the next who fetches.
+            await asyncio.wait([self._looking])
+            looked, self._looking = self._looking, None
+            found = looked.result()
             left_s = until - time.monotonic()
             if found or left_s <= 0:
                 return found
@@ -162,12 +182,23 @@ class JournalReader:
         positions: dict[str, int] = {}
         for record in stored:
             positions[record.topic] = max(record.position, positions.get(record.topic, 0))
-        await asyncio.to_thread(self._group.commit, positions)
+        await self._in_thread(partial(self._group.commit, positions))
 
     async def caught_up(self) -> bool:
-        return await asyncio.to_thread(lambda: all(c.at_end() for c in self._cursors.values()))
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+            if self._looking.result():
+                return False
+        return await self._in_thread(lambda: all(c.at_end() for c in self._cursors.values()))
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        await self._in_thread(self._close)
+        self._thread.shutdown()
+
+    def _in_thread(self, do: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, do)
+
+    def _close(self) -> None:
         for cursor in self._cursors.values():
             cursor.close()
         if self._group is not None:
@@ -179,12 +210,12 @@ class JournalReader:
             if self._group is not None and not self._group.own(topic):
                 continue
             if topic not in self._placed:
-                self._placed.add(topic)
                 committed = self._group and self._group.committed(topic)
                 if committed:
                     cursor.after = committed
                 elif self._start == "latest":
                     cursor.go_to_end()
+                self._placed.add(topic)
             found.append(cursor.read(topic, self._FETCH))
         # Topics side by side as they were written, each in its own order whatever the clock does.
         return list(heapq.merge(*found, key=lambda record: record.written_ms))
@@ -206,7 +237,7 @@ async def open_reader(
     try:
         yield reader
     finally:
-        reader.close()
+        await reader.close()
 
 
 class _Cursor:
@@ -215,79 +246,99 @@ class _Cursor:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.after = 0
+        self._path: Path | None = None
         self._segment: Segment | None = None
+        #: The file that was opened last, and the damaged one that has nothing more for us.
+        self._inode = self._spent = 0
 
     def read(self, topic: str, limit: int) -> list[StoredRecord]:
         try:
-            while self._segment is not None or self._enter():
+            while self._path is not None or self._begin():
+                assert self._path is not None
+                # Asked before reading: what has a successor takes no more.
+                following = next((p for p in segment_paths(self._folder) if p > self._path), None)
                 found = self._read_here(topic, limit)
-                if found is not None:
+                if found:
+                    self.after = found[-1].position
                     return found
-        except (apsw.BusyError, apsw.CantOpenError):
-            pass  # retention or a checkpoint was quicker; the next look finds its way
+                if following is None:
+                    return []
+                if not self._replaced():
+                    self._go(following)
+        except (apsw.BusyError, apsw.CantOpenError, FileNotFoundError):
+            self.close()  # retention or a checkpoint was quicker; the next look finds its way
         return []
 
-    def _read_here(self, topic: str, limit: int) -> list[StoredRecord] | None:
-        """What there is in this segment; None once there never will be any more."""
-        segment = self._segment
-        assert segment is not None
-        following = self._next(segment)
-        try:
-            # Asked before reading: what was over then and has nothing left is behind us.
-            over = following is not None or segment.sealed
-            found = segment.read(topic, self.after, limit)
-        except CORRUPT:
-            log.error("segment_unreadable", topic=topic, file=segment.path.name)
-            over, found = True, []
-        if found:
-            self.after = found[-1].position
-            return found
-        if not over or following is None:
-            return []
-        self.close()
-        self.after = max(self.after, first_position(following) - 1)
-        self._segment = Segment(following)
-        return None
-
     def at_end(self) -> bool:
-        paths = segment_paths(self._folder)
-        if not paths:
-            return True
-        if self._segment is None and not self._enter():
-            return True
-        assert self._segment is not None
-        return self._segment.path == paths[-1] and self._segment.last() <= self.after
+        for path in self._ahead():
+            try:
+                with closing(Segment(path)) as segment:
+                    if segment.read("", self.after, 1):
+                        return False
+            except CORRUPT:
+                continue
+            except (apsw.BusyError, apsw.CantOpenError):
+                return False  # nobody knows; who asks will ask again
+        return True
 
     def go_to_end(self) -> None:
-        paths = segment_paths(self._folder)
-        if paths:
-            self._segment = Segment(paths[-1])
-            self.after = self._segment.last()
+        for path in segment_paths(self._folder)[-1:]:
+            self.after = first_position(path) - 1
+            with suppress(*CORRUPT), closing(Segment(path)) as segment:
+                self.after = segment.last()
 
     def close(self) -> None:
         if self._segment is not None:
             self._segment.close()
-            self._segment = None
+        self._path = self._segment = None
 
-    def _enter(self) -> bool:
-        """Open the segment that holds the next record; the first one if that has expired."""
+    def _begin(self) -> bool:
+        for path in self._ahead()[:1]:
+            self._go(path)
+        return self._path is not None
+
+    def _go(self, path: Path) -> None:
+        self.close()
+        self._path = path
+        self.after = max(self.after, first_position(path) - 1)
+
+    def _ahead(self) -> list[Path]:
+        """The segments that may hold something behind us."""
         paths = segment_paths(self._folder)
-        if not paths:
-            return False
-        holding = [path for path in paths if first_position(path) <= self.after + 1]
-        self._segment = Segment(holding[-1] if holding else paths[0])
-        return True
+        return paths[sum(first_position(path) <= self.after + 1 for path in paths[1:]) :]
 
-    def _next(self, segment: Segment) -> Path | None:
-        later = (p for p in segment_paths(self._folder) if first_position(p) > segment.first)
-        return next(later, None)
+    def _read_here(self, topic: str, limit: int) -> list[StoredRecord]:
+        assert self._path is not None
+        if self._segment is None:
+            self._inode = self._path.stat().st_ino
+            if self._inode == self._spent:
+                return []
+            try:
+                self._segment = Segment(self._path)
+            except CORRUPT:
+                self._give_up(topic, self._path)
+                return []
+        found = self._segment.read(topic, self.after, limit)
+        if self._segment.damaged and not found:
+            self._give_up(topic, self._path)
+        return found
+
+    def _give_up(self, topic: str, path: Path) -> None:
+        log.error("segment_unreadable", topic=topic, file=path.name)
+        self.close()
+        self._path, self._spent = path, self._inode
+
+    def _replaced(self) -> bool:
+        """Whether what was saved of a damaged file has taken its place."""
+        assert self._path is not None
+        return self._segment is None and self._path.stat().st_ino != self._spent
 
 
 class _Group:
     """What a consumer group has read, and which topics this member reads."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._folder = folder
         self._locks: dict[str, int] = {}
         self._db = apsw.Connection(str(folder / "commits.sqlite"))

@@ -6,6 +6,7 @@ makes anybody wait. At most one group is in flight, so the order on the log is t
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -43,7 +44,17 @@ class Room:
 class Group:
     """Records that become durable together, and the receipt of everybody who waits for them."""
 
-    __slots__ = ("_error", "_loop", "_timer", "_waiting", "durable", "records", "size", "where")
+    __slots__ = (
+        "_error",
+        "_expires",
+        "_loop",
+        "_timer",
+        "_waiting",
+        "durable",
+        "records",
+        "size",
+        "where",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.records: list[Record] = []
@@ -52,17 +63,18 @@ class Group:
         self.where = ""
         self._loop = loop
         self._error: PublishError | None = None
-        self._waiting: list[Settled] = []
+        self._waiting: list[tuple[float, Settled]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._expires = math.inf
 
     def then(self, deadline: float, settled: Settled) -> None:
         if self.durable is not None:
             settled(self._error)
             return
-        self._waiting.append(settled)
-        if self._timer is None:
-            # One timer serves all who wait: they came within the time of one commit.
-            self._timer = self._loop.call_at(deadline, self._expire)
+        self._waiting.append((deadline, settled))
+        if deadline < self._expires:
+            # One timer serves all who wait: it is set to the first of their deadlines.
+            self._set_timer(deadline)
 
     async def wait(self, deadline: float) -> str:
         # A future of one's own: who is cancelled must not cancel it for the others.
@@ -75,7 +87,8 @@ class Group:
         self.then(deadline, settled)
         error = await done
         if error is not None:
-            raise error
+            # A new one for each: a traceback would keep alive who waited.
+            raise PublishError(error.reason, error.detail)
         return self.where
 
     def settle(self, where: str, error: PublishError | None = None) -> None:
@@ -83,17 +96,24 @@ class Group:
         self.durable = error is None
         self.where, self._error = where, error
         self.records = []  # receipts are remembered longer than records
-        if self._timer is not None:
-            self._timer.cancel()
-        self._tell(error)
+        waiting, self._waiting = self._waiting, []
+        self._set_timer(math.inf)
+        self._tell(waiting, error)
 
     def _expire(self) -> None:
-        self._tell(PublishError("timeout"))
+        due = [one for one in self._waiting if one[0] <= self._expires]
+        self._waiting = [one for one in self._waiting if one[0] > self._expires]
+        self._set_timer(min((deadline for deadline, _ in self._waiting), default=math.inf))
+        self._tell(due, PublishError("timeout"))
 
-    def _tell(self, error: PublishError | None) -> None:
-        self._timer = None
-        waiting, self._waiting = self._waiting, []
-        for settled in waiting:
+    def _set_timer(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._expires = deadline
+        self._timer = None if deadline == math.inf else self._loop.call_at(deadline, self._expire)
+
+    def _tell(self, waiting: Sequence[tuple[float, Settled]], error: PublishError | None) -> None:
+        for _, settled in waiting:
             try:
                 settled(error)
             except Exception as fault:  # noqa: BLE001 - the others must be told all the same
@@ -119,7 +139,7 @@ class Lane:
         groups = self._groups
         if (
             groups
-            and len(groups[-1].records) < GROUP_MAX_RECORDS
+            and len(groups[-1].records) + len(records) <= GROUP_MAX_RECORDS
             and groups[-1].size + size <= GROUP_MAX_BYTES
         ):
             group = groups[-1]
@@ -144,11 +164,11 @@ class Lane:
             try:
                 group.settle(await self._commit(group.records))
             except PublishError as error:
-                group.settle("", error)
-            except BaseException:
+                # A new one: the traceback of this one holds the records.
+                group.settle("", PublishError(error.reason, error.detail))
+            except Exception as fault:  # noqa: BLE001 - a fault of ours must not end the lane
                 group.settle("", PublishError("internal"))
-                self._task = None
-                raise
+                self._loop.call_exception_handler({"message": "commit", "exception": fault})
             finally:
                 self._room.give(group.size)
         self._task = None

@@ -112,6 +112,6 @@ def records_of(event: Event) -> list[Record]:
     )
     topic = event.topic
     record = Record(topic, key, encode(event), headers)
-    if event.subject_kind == "contact" and event.what == "deleted":
+    if event.type == "dialstream.contact.deleted":
         return [record, Record(topic, key, None, headers)]
     return [record]

@@ -3,14 +3,16 @@
 import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import apsw
 import structlog
 
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.segments import (
+    CORRUPT,
     SealedError,
     Segment,
     first_position,
@@ -45,12 +47,10 @@ def tidy(folder: Path, *, max_bytes: int, now_ms: int) -> Mapping[str, Usage]:
     with _alone(folder) as alone:
         if alone:
             for topic in TOPICS.values():
-                if (folder / topic.name).is_dir():
-                    _seal_old(folder / topic.name, now_ms)
-                    if topic.compacted:
-                        _compact(folder / topic.name, topic, now_ms)
-                    else:
-                        _expire(folder / topic.name, topic, now_ms)
+                try:
+                    _tidy_topic(folder / topic.name, topic, now_ms)
+                except (apsw.Error, OSError) as error:  # the others must not grow for it
+                    log.error("housekeeping_failed", where=topic.name, error=type(error).__name__)
             _trim(folder, max_bytes)
     return {
         topic: Usage(len(paths), sum(map(_size, paths)))
@@ -59,20 +59,29 @@ def tidy(folder: Path, *, max_bytes: int, now_ms: int) -> Mapping[str, Usage]:
     }
 
 
-def _seal_old(topic: Path, now_ms: int) -> None:
-    for path in segment_paths(topic)[-1:]:
+def _tidy_topic(folder: Path, topic: Topic, now_ms: int) -> None:
+    if not folder.is_dir():
+        return
+    if topic.compacted:
+        _compact(folder, topic, now_ms)
+    else:
+        _expire(folder, topic, now_ms)
+    _seal_old(folder, now_ms)  # last: on a full disk it fails, and the others make room
+
+
+def _seal_old(folder: Path, now_ms: int) -> None:
+    for path in segment_paths(folder)[-1:]:
         with _opened(path) as segment:
             written = segment.written()
             if written is not None and now_ms - written[0] > ROLL_AGE_S * 1000:
                 segment.seal()
+                Segment.create(folder, segment.following())
 
 
 def _expire(folder: Path, topic: Topic, now_ms: int) -> None:
     assert topic.retention_s is not None
     for path in _sealed(folder):
-        with _opened(path) as segment:
-            written = segment.written()
-        if written is not None and now_ms - written[1] <= topic.retention_s * 1000:
+        if now_ms - _last_written_ms(path) <= topic.retention_s * 1000:
             return
         unlink_segment(path)
         log.info("segment_expired", topic=topic.name, file=path.name)
@@ -85,10 +94,8 @@ def _trim(folder: Path, max_bytes: int) -> None:
     for topic in TOPICS.values():
         if topic.compacted:
             continue
-        for path in _sealed(folder / topic.name):
-            with _opened(path) as segment:
-                _, written_ms = segment.written() or (0, 0)
-            candidates.append((written_ms, path))
+        sealed = _sealed(folder / topic.name)
+        candidates += [(_last_written_ms(path), path) for path in sealed]
     for _, path in sorted(candidates):
         if total <= max_bytes:
             return
@@ -102,7 +109,8 @@ def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
 
     Only once at least half of what is sealed is over, so that each record is copied about once.
     """
-    paths, sealed = segment_paths(folder), _sealed(folder)
+    paths = segment_paths(folder)
+    sealed = paths[:-1]
     if not sealed:
         return
     last: dict[bytes, int] = {}
@@ -121,11 +129,13 @@ def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
                 return
             keep = [
                 record
-                for record in segment.read(topic.name, 0, limit=-1)
+                for record in segment.read(topic.name, 0)
                 if last[record.key] == record.position
                 # It is the oldest segment: nothing is left that a tombstone would bury.
                 and (record.value is not None or now_ms - record.written_ms < TOMBSTONE_S * 1000)
             ]
+            if segment.damaged:
+                raise apsw.CorruptError  # what cannot be read now may be read by hand
         _copy_forward(folder, paths[-1], keep, now_ms)
         unlink_segment(path)
         log.info("segment_compacted", topic=topic.name, file=path.name, kept=len(keep))
@@ -133,26 +143,32 @@ def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
 
 def _copy_forward(folder: Path, newest: Path, keep: Sequence[StoredRecord], now_ms: int) -> None:
     """Append ``keep``, less what has got a later record since ``newest`` was the newest segment."""
-    writer = TopicWriter(folder)
-    while True:
-        end = writer.newest()
-        with suppress(SealedError), end.writing():
-            later = end.last_of_keys()
-            for path in segment_paths(folder):
-                if newest <= path < end.path:
-                    with _opened(path) as segment:
-                        later |= segment.last_of_keys()
-            end.insert(
-                [Record(r.topic, r.key, r.value, r.headers) for r in keep if r.key not in later],
-                now_ms,
-            )
-            break
-    writer.close()
+    with closing(TopicWriter(folder)) as writer:
+        while True:
+            end = writer.newest()
+            with suppress(SealedError), end.writing():
+                later = end.last_of_keys()
+                for path in segment_paths(folder):
+                    if newest <= path < end.path:
+                        with _opened(path) as segment:
+                            later |= segment.last_of_keys()
+                left = [r for r in keep if r.key not in later]
+                end.insert([Record(r.topic, r.key, r.value, r.headers) for r in left], now_ms)
+                return
 
 
 def _sealed(folder: Path) -> list[Path]:
     """All but the newest segment: those that nobody appends to."""
     return segment_paths(folder)[:-1]
+
+
+def _last_written_ms(path: Path) -> int:
+    """When the last record in it was written; 0 if there is none."""
+    try:
+        with _opened(path) as segment:
+            return (segment.written() or (0, 0))[1]
+    except CORRUPT:
+        return path.stat().st_mtime_ns // 1_000_000
 
 
 def _size(path: Path) -> int:
@@ -166,11 +182,12 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Segment]:
-    segment = Segment(path)
     try:
-        yield segment
-    finally:
-        segment.close()
+        with closing(Segment(path)) as segment:
+            yield segment
+    except CORRUPT:
+        log.error("segment_unreadable", topic=path.parent.name, file=path.name)
+        raise
 
 
 @contextmanager

@@ -7,13 +7,18 @@ Why segments: on a full disk SQLite can neither delete nor checkpoint, so what i
 unlinked. Why 16 KiB pages: at 2.7 KB a record, they halve the CPU and a third of the disk.
 
 Several processes may append to one topic. A position is taken inside the write transaction, a
-sealed segment (``user_version`` 1) takes no more, and the next one is made under a name that only
+sealed segment (``user_version``) takes no more, and the next one is made under a name that only
 one process can win. Everything here blocks; it is called from threads, one at a time per object.
 """
 
 import os
+import shutil
+import sys
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +28,21 @@ import orjson
 from ingest.eventlog.log import Record, StoredRecord
 
 _SUFFIX = ".sqlite"
+
+#: ``user_version``: nothing is added any more; the second holds what was saved of a damaged file.
 _SEALED = 1
+_RESCUED = 2
+
+#: Where records may have been lost, positions go on well behind: they were used.
+SAFE_JUMP = 1_000_000
+
+#: So many positions in a row that cannot be read are taken for the end of a damaged file.
+_MISSES = 20_000
+
 _PAGE_BYTES = 16384
 _BUSY_MS = 2000
 _CHECKPOINT_PAGES = 256  # 4 MiB of write-ahead log
+_VALID_FOR = 92  # https://sqlite.org/fileformat2.html#the_database_header
 
 _SCHEMA = """
 create table records (
@@ -38,10 +54,18 @@ create table records (
 ) strict
 """
 
-#: The file is not to be trusted any more.
-CORRUPT = (apsw.CorruptError, apsw.NotADBError)
+_ROWS_A_STATEMENT = (64, 16, 4, 1)
+_INSERTS = {
+    count: f"insert into records values {', '.join(['(?, ?, ?, ?, ?)'] * count)}"  # noqa: S608
+    for count in _ROWS_A_STATEMENT
+}
 
-Row = tuple[int, int, bytes, bytes | None, bytes]
+#: The file is not to be trusted any more. (What we ask is always the same: SQLite calls it wrong
+#: only where our table is missing.)
+CORRUPT = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
+
+#: Neither is a row, or a file.
+UNREADABLE = (*CORRUPT, ValueError, TypeError)
 
 
 class SealedError(Exception):
@@ -54,19 +78,26 @@ class Segment:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.first = first_position(path)
+        #: Some of it could not be read.
+        self.damaged = False
+        self._log_pages = 0
         self._db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         self._db.set_busy_timeout(_BUSY_MS)
         # A checkpoint on close would write to a file that has failed, or for a mere reader.
         self._db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         self._db.pragma("synchronous", "full")
         self._db.pragma("fullfsync", 1)  # macOS: an fsync that is one
-        self._db.pragma("wal_autocheckpoint", _CHECKPOINT_PAGES)
+        # SQLite's own checkpoints would keep quiet about a disk that fails; see `checkpoint`.
+        self._db.set_wal_hook(self._note_log_pages)
 
     @staticmethod
-    def create(folder: Path, first: int) -> None:
-        """Make an empty segment; harmless if another process was quicker."""
+    def create(folder: Path, first: int, rescued: Sequence[StoredRecord] | None = None) -> None:
+        """Make an empty segment; harmless if another process was quicker.
+
+        With ``rescued``: one that holds these and takes no more, in place of the damaged one.
+        """
         final = folder / f"{first:020d}{_SUFFIX}"
-        temporary = folder / f".{first:020d}.{os.getpid()}.new"
+        temporary = folder / f".{first:020d}.{threading.get_native_id()}.new"
         for leftover in folder.glob(f"{temporary.name}*"):
             leftover.unlink()
         db = apsw.Connection(str(temporary))
@@ -74,10 +105,18 @@ class Segment:
         db.pragma("journal_mode", "wal")
         db.pragma("synchronous", "full")
         db.execute(_SCHEMA)
+        if rescued is not None:
+            rows = [(r.position, r.written_ms, r.key, r.value, _pack(r.headers)) for r in rescued]
+            with db:
+                db.executemany(_INSERTS[1], rows)
+            db.pragma("user_version", _RESCUED)
         db.close()
-        with suppress(FileExistsError):
-            os.link(temporary, final)
-        temporary.unlink()
+        if rescued is not None:
+            temporary.replace(final)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, final)
+            temporary.unlink()
         sync_folder(folder)
 
     def close(self, *, checkpoint: bool = False) -> None:
@@ -112,19 +151,33 @@ class Segment:
     def insert(self, records: Sequence[Record], written_ms: int) -> int:
         """Add records within `writing`; return the last position."""
         last = self.last()
-        self._db.executemany(
-            "insert into records values (?, ?, ?, ?, ?)",
-            [
-                (position, written_ms, record.key, record.value, _pack(record.headers))
-                for position, record in enumerate(records, last + 1)
-            ],
-        )
+        packed = [_pack(record.headers) for record in records]
+        at = 0
+        while at < len(records):
+            # Many rows a statement: each one gives the interpreter's lock away and has to wait for
+            # it, which would cost the event loop as much as the rows cost the disk.
+            count = next(size for size in _ROWS_A_STATEMENT if size <= len(records) - at)
+            values: list[int | bytes | None] = []
+            for n in range(at, at + count):
+                record = records[n]
+                values += (last + 1 + n, written_ms, record.key, record.value, packed[n])
+            self._db.execute(_INSERTS[count], values)
+            at += count
         return last + len(records)
+
+    def checkpoint(self) -> None:
+        """Move what is in the write-ahead log into the file, if that is worth it by now."""
+        if self._log_pages >= _CHECKPOINT_PAGES:
+            self._db.wal_checkpoint()
 
     def seal(self) -> None:
         """From now on nobody adds anything."""
         with suppress(SealedError), self.writing():
             self._db.pragma("user_version", _SEALED)
+
+    def following(self) -> int:
+        """The first position of the segment behind this one, which is sealed."""
+        return self.last() + (SAFE_JUMP if self._db.pragma("user_version") == _RESCUED else 1)
 
     @property
     def sealed(self) -> bool:
@@ -148,17 +201,37 @@ class Segment:
         ).get
         return None if first is None else (first, last)
 
-    def read(self, topic: str, after: int, limit: int) -> list[StoredRecord]:
-        """Records behind position ``after``, in a transaction as short as can be."""
-        rows: list[Any] = self._db.execute(
+    def read(self, topic: str, after: int, limit: int = sys.maxsize) -> list[StoredRecord]:
+        """Records behind position ``after``, in a transaction as short as can be.
+
+        Of a file that is damaged, those that can be read; then `damaged` is set.
+        """
+        try:
+            return [_stored(topic, row) for row in self._rows(after, limit).fetchall()]
+        except UNREADABLE:
+            self.damaged = True
+            return list(islice(self._readable(topic, after), limit))
+
+    def _rows(self, after: int, limit: int) -> apsw.Cursor:
+        return self._db.execute(
             "select position, written_ms, key, value, headers from records"
             " where position > ? order by position limit ?",
             (after, limit),
-        ).fetchall()
-        return [
-            StoredRecord(topic, 0, position, written, key, value, _unpack(headers))
-            for position, written, key, value, headers in rows
-        ]
+        )
+
+    def _readable(self, topic: str, after: int) -> Iterator[StoredRecord]:
+        misses = 0
+        while misses < _MISSES:
+            with suppress(*UNREADABLE):
+                for row in self._rows(after, sys.maxsize):
+                    stored = _stored(topic, row)
+                    if stored.position <= after:  # a page that stands where another should
+                        break
+                    yield stored
+                    after, misses = stored.position, 0
+                else:
+                    return
+            after, misses = after + 1, misses + 1
 
     def last_of_keys(self) -> dict[bytes, int]:
         """Key → the position of its last record here."""
@@ -174,22 +247,34 @@ class Segment:
         except CORRUPT:
             return False
 
-    def salvage(self) -> list[Row]:
-        """The rows that can still be read, from the front and from the back."""
-        rows: dict[int, Row] = {}
-        for order in ("asc", "desc"):
-            with suppress(apsw.Error):
-                query = f"select * from records order by position {order}"  # noqa: S608
-                for row in self._db.execute(query):
-                    if row[0] in rows:
-                        break
-                    rows[row[0]] = row
-        return [rows[position] for position in sorted(rows)]
+    def _note_log_pages(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
 
-    def restore(self, rows: Sequence[Row]) -> None:
-        """Put salvaged rows into this empty segment, under their old positions."""
-        with self.writing():
-            self._db.executemany("insert into records values (?, ?, ?, ?, ?)", rows)
+
+def rescue(path: Path) -> list[StoredRecord]:
+    """What can still be read of a damaged segment."""
+    with tempfile.TemporaryDirectory(prefix=".rescue-", dir=path.parent) as folder:
+        # Of a copy with a sound first page: it is the same in all segments, and without it SQLite
+        # reads nothing. Its counters must differ, or SQLite insists on the size that it states.
+        copy = Path(folder) / path.name
+        Segment.create(copy.parent, first_position(path))
+        with copy.open("r+b") as sound, path.open("rb") as damaged:
+            sound.seek(_VALID_FOR)
+            sound.write(b"\xff" * 4)
+            sound.truncate(_PAGE_BYTES)
+            sound.seek(_PAGE_BYTES)
+            damaged.seek(_PAGE_BYTES)
+            shutil.copyfileobj(damaged, sound)
+        if left_open(path):
+            shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
+        try:
+            segment = Segment(copy)
+        except CORRUPT:
+            return []
+        found = segment.read("", 0)
+        segment.close()
+        return found
 
 
 def segment_paths(folder: Path) -> list[Path]:
@@ -203,13 +288,31 @@ def first_position(path: Path) -> int:
 
 def left_open(path: Path) -> bool:
     """Whether the last process that wrote to it was not able to tidy up."""
-    return path.with_name(f"{path.name}-wal").exists()
+    return _beside(path, "-wal").exists()
 
 
 def unlink_segment(path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        _beside(path, suffix).unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> None:
+    """Keep a damaged segment as ``*.damaged`` too, and leave its place to a file without a log."""
+    for suffix in ("", "-wal", "-shm"):
+        part = _beside(path, suffix)
+        with suppress(FileNotFoundError, FileExistsError):
+            os.link(part, part.with_name(f"{part.name}.damaged"))
+        if suffix:
+            part.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, durably."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -221,9 +324,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _stored(topic: str, row: Sequence[Any]) -> StoredRecord:
+    position, written_ms, key, value, headers = row
+    return StoredRecord(topic, 0, position, written_ms, key, value, _unpack(headers))
+
+
+# Headers are bytes, and Latin-1 has a character for each byte.
+
+
 def _pack(headers: Sequence[tuple[str, bytes]]) -> bytes:
-    return orjson.dumps([(name, value.decode()) for name, value in headers])
+    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
 
 
 def _unpack(packed: bytes) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, value.encode()) for name, value in orjson.loads(packed))
+    return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(packed))

@@ -180,7 +180,7 @@ MEMBERS = tuple(
 ADMIN = _member(99, "Pat Admin")
 CENTRE = Centre(_ID + 301, "Support", "+14155550150")
 OUTSIDERS = (
-    Outsider(_ID + 901, "+12125550111", "Ines", "Vidal", "ines@vidal.example", "Vidal Prints"),
+    Outsider(_ID + 901, "+12125550111", "Maya", "Vidal", "maya@vidal.example", "Vidal Prints"),
     Outsider(_ID + 902, "+13035550122", "Joe", "Lund", "", "Lund & Sons"),
     Outsider(_ID + 903, "+12065550133", "Kim", "Adeyemi", "kim@harbor.example", "Harbor Foods"),
     Outsider(_ID + 904, "+16175550144", "Lena", "Fox"),
@@ -342,7 +342,7 @@ class _Story:
             yield call.now(CallStep.RECORDING_READY, at_ms + self.between(700, 2500))
 
     def _texts(self, at_ms: int, member: Member) -> Iterator[Happening]:
-        """Write to and fro."""
+        """Write to each other, in turns."""
         outsider = self._random.choice(OUTSIDERS)
         outbound = self._random.choice((True, False))
         for _ in range(self.between(1, 3)):

@@ -30,6 +30,7 @@ _SPARE = 1.2
 
 
 def bench(
+    *,
     connections: Annotated[
         list[int], typer.Option("--connections", "-c", help="Can be given several times.")
     ] = [32, 64, 128],  # noqa: B006 - typer copies it
@@ -37,7 +38,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Of each peer and number of connections.")] = 3,
     path: Annotated[
         Path, typer.Option(help="Where the data directory is made, and removed.")
-    ] = Path("/var/tmp"),  # noqa: S108 - unlike /tmp it is on a disk
+    ] = Path("/var/tmp"),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here as well, for programs.")
     ] = None,
@@ -65,7 +66,7 @@ def bench(
 def _unfit(path: Path) -> str | None:
     if shutil.which("wrk") is None:
         return "wrk is missing: apt-get install wrk"
-    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:  # noqa: PLR2004
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
         return "two cores are needed: one for the server, one for the load"
     if disk.file_system(path) in ("tmpfs", "ramfs"):
         return f"{path} is in memory, where fsync costs nothing: give --path on a disk"

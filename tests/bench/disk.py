@@ -3,14 +3,21 @@
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from tests.bench.report import Disk, at
-
 _WRITES = 50
 _BLOCK = bytes(4096)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    file_system: str
+    fsync_median_ms: float
+    fsync_p99_ms: float
 
 
 def file_system(path: Path) -> str:
@@ -29,3 +36,8 @@ def measure(path: Path) -> Disk:
             os.fsync(file.fileno())
             taken_ms.append(1000 * (time.perf_counter() - begun))
     return Disk(file_system(path), at(0.5, taken_ms), at(0.99, taken_ms))
+
+
+def at(share: float, values: Sequence[float]) -> float:
+    """The value below which ``share`` of them lie."""
+    return sorted(values)[int(len(values) * share)]

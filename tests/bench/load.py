@@ -45,6 +45,11 @@ class Round:
     def per_s(self) -> float:
         return self.answered / self.elapsed_s
 
+    @property
+    def cores(self) -> float:
+        """How much of its core it has used, or got."""
+        return self.cpu_s / self.elapsed_s
+
 
 def saturate(server: Server, bodies: Slice, connections: int, seconds: float) -> Round:
     """Every connection posts its next request as soon as it has its answer."""
@@ -66,8 +71,8 @@ def _words(bodies: Slice) -> list[str]:
 
 def _measure(server: Server, command: Sequence[str]) -> Round:
     before_s = server.cpu_s()
-    shot = subprocess.Popen(  # noqa: S603
-        ["taskset", "-c", LOAD_CORE, *command],  # noqa: S607
+    shot = subprocess.Popen(
+        ["taskset", "-c", LOAD_CORE, *command],
         cwd=_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -74,7 +74,7 @@ def noop(home: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def ours_on_journal(home: Path) -> Iterator[Server]:
+def journal(home: Path) -> Iterator[Server]:
     port = free_port()
     (home / "dialstream.toml").write_text(
         f'receiver.port = {port}\nadmin.port = {free_port()}\nlogging.format = "json"\n'
@@ -93,8 +93,8 @@ def ours_on_journal(home: Path) -> Iterator[Server]:
 
 
 PEERS = (
-    Peer("Starlette, does nothing", noop),
-    Peer("dialstream, journal", ours_on_journal),
+    Peer("no-op", noop),
+    Peer("journal", journal),
 )
 
 

@@ -6,22 +6,20 @@ from itertools import chain
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.disk import Disk
 from tests.bench.load import STEADY_CONNECTIONS, Round
 
 #: Memory may move by so much within a round and still be called flat.
 _FLAT = 0.03
 
+#: At saturation the yardstick uses its core up, unless somebody else does.
+_ALONE = 0.9
+
 _MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    file_system: str
-    fsync_median_ms: float
-    fsync_p99_ms: float
 
 
 @dataclass(slots=True)
@@ -100,6 +98,14 @@ class Report:
         console.print(self._steady_table())
         for peer, stored in self.stored.items():
             console.print(f"{peer}: {self.answered(peer)} answered with 2xx, {stored} stored")
+        busy = min(
+            r.cores for (name, _), rs in self.saturated.items() for r in rs if name == self.peers[0]
+        )
+        if busy < _ALONE:
+            console.print(
+                f"disturbed: the yardstick got {busy:.0%} of its core in one round; run it again",
+                style="yellow",
+            )
         for fault in self.faults():
             console.print(f"worthless: {fault}", style="bold red")
 
@@ -112,17 +118,17 @@ class Report:
     def _saturated_table(self) -> Table:
         table = _table(
             "At saturation, medians of the rounds",
-            "connections", "per CPU-second", "of no-op", "per second", "p50 ms", "p99 ms", "RSS MiB", "RSS",
-        )  # fmt: skip
+            *("conn.", "per CPU-s", "of no-op", "per s", "cores", "p50 ms", "p99 ms", "MiB", ""),
+        )
         for (peer, connections), rounds in sorted(self.saturated.items(), key=self._place):
             ratios = self.ratios(peer, connections)
-            spread = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
             table.add_row(
                 peer,
                 str(connections),
                 f"{median(r.per_cpu_s for r in rounds):,.0f}",
-                f"{median(ratios):.2f}{spread}",
+                f"{median(ratios):.2f} ±{(max(ratios) - min(ratios)) / 2:.2f}",
                 f"{median(r.per_s for r in rounds):,.0f}",
+                f"{median(r.cores for r in rounds):.2f}",
                 f"{median(r.p50_ms for r in rounds):.1f}",
                 f"{median(r.p99_ms for r in rounds):.1f}",
                 f"{rounds[-1].rss_end_bytes / _MIB:.0f}",
@@ -137,9 +143,9 @@ class Report:
 
     def _steady_table(self) -> Table:
         table = _table(
-            f"At half of its own maximum, {STEADY_CONNECTIONS} connections, from when it was due",
-            "per second", "per CPU-second", "p50 ms", "p99 ms", "generator late, p99 ms",
-        )  # fmt: skip
+            f"At half of that, {STEADY_CONNECTIONS} connections; latency from when it was due",
+            *("per s", "per CPU-s", "p50 ms", "p99 ms", "posted late, p99 ms"),
+        )
         for peer, r in self.steady.items():
             table.add_row(
                 peer,
@@ -153,7 +159,7 @@ class Report:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table("peer", title=title, title_justify="left")
+    table = Table("peer", title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="right")
     return table
@@ -162,8 +168,3 @@ def _table(title: str, *columns: str) -> Table:
 def _growth(r: Round) -> str:
     share = r.rss_end_bytes / r.rss_third_bytes - 1
     return "flat" if abs(share) < _FLAT else f"{share:+.0%}"
-
-
-def at(share: float, values: Sequence[float]) -> float:
-    """The value below which ``share`` of them lie."""
-    return sorted(values)[int(len(values) * share)]

@@ -6,7 +6,7 @@ Run as a program it is a reader in a process of its own: it prints what it reads
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from ingest.eventlog.journal import journal_folder, open_journal, open_reader
-from ingest.eventlog.log import Publisher, Reader, StoredRecord
+from ingest.eventlog.log import Publisher, Reader
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import segment_paths
 from schemas.times import now_ms
@@ -23,6 +23,9 @@ Start = Literal["earliest", "latest"]
 
 #: Small, so that the journal goes from segment to segment in nearly every test.
 SEGMENT_BYTES = 256 * 1024
+
+#: Small, so that it is soon full.
+QUEUE_BYTES = 16 * 1024 * 1024
 
 
 class Harness(Protocol):
@@ -58,8 +61,11 @@ class JournalHarness:
     def __init__(self, path: Path) -> None:
         self._path = path / "data"
 
-    def open_publisher(self) -> AbstractAsyncContextManager[Publisher]:
-        return open_journal(self._path, segment_bytes=SEGMENT_BYTES)
+    @asynccontextmanager
+    async def open_publisher(self) -> AsyncIterator[Publisher]:
+        async with open_journal(self._path, segment_bytes=SEGMENT_BYTES) as publisher:
+            publisher._room.max_bytes = QUEUE_BYTES
+            yield publisher
 
     def open_reader(
         self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
@@ -69,17 +75,16 @@ class JournalHarness:
     @asynccontextmanager
     async def stalled(self, topic: str) -> AsyncIterator[None]:
         newest = segment_paths(journal_folder(self._path) / topic)[-1]
-        with ExitStack() as stack:
-            other = stack.enter_context(closing(apsw.Connection(str(newest))))
+        with closing(apsw.Connection(str(newest))) as other:
             other.execute("begin immediate")
             yield
 
     async def expire(self) -> None:
-        century_ms = 100 * 365 * 86_400_000
-        tidy(journal_folder(self._path), max_bytes=0, now_ms=now_ms() + century_ms)
+        then_ms = now_ms() + 100 * 365 * 86_400_000
+        await asyncio.to_thread(tidy, journal_folder(self._path), max_bytes=0, now_ms=then_ms)
 
 
-HARNESSES: dict[str, Callable[[Path], Harness]] = {"journal": JournalHarness}
+HARNESSES: dict[str, Callable[[Path], Harness]] = {JournalHarness.where: JournalHarness}
 
 
 @pytest.fixture(params=HARNESSES)
@@ -87,16 +92,15 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
     return HARNESSES[request.param](tmp_path)
 
 
-@pytest.fixture
-def reading_elsewhere(
-    request: pytest.FixtureRequest, harness: Harness, tmp_path: Path
-) -> Callable[[str, int], AbstractAsyncContextManager[asyncio.subprocess.Process]]:
-    """Starts a process that reads so many records of a topic; ready once it printed a line."""
-    name = next(name for name, make in HARNESSES.items() if isinstance(harness, make))  # type: ignore[arg-type]
+Elsewhere = Callable[[str, int], AbstractAsyncContextManager[asyncio.subprocess.Process]]
+"""Starts a process that reads so many records of a topic; it prints a line once it reads."""
 
+
+@pytest.fixture
+def elsewhere(harness: Harness, tmp_path: Path) -> Elsewhere:
     @asynccontextmanager
     async def start(topic: str, count: int) -> AsyncIterator[asyncio.subprocess.Process]:
-        program = [sys.executable, __file__, name, str(tmp_path), topic, str(count)]
+        program = [sys.executable, __file__, harness.where, str(tmp_path), topic, str(count)]
         process = await asyncio.create_subprocess_exec(*program, stdout=asyncio.subprocess.PIPE)
         try:
             yield process
@@ -108,18 +112,13 @@ def reading_elsewhere(
     return start
 
 
-def line_of(record: StoredRecord) -> str:
-    value = "-" if record.value is None else record.value.hex()
-    return f"{record.position} {record.key.hex()} {value}"
-
-
 async def read_here(name: str, path: Path, topic: str, count: int) -> None:
     """Print so many records of a topic."""
     async with HARNESSES[name](path).open_reader([topic]) as reader:
         print("ready", flush=True)
         while count > 0:
             for record in await reader.fetch(wait_s=10):
-                print(line_of(record), flush=True)
+                print(record.position, record.key.hex(), (record.value or b"").hex(), flush=True)
                 count -= 1
 
 

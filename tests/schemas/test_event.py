@@ -121,8 +121,8 @@ def test_no_instant_is_later_than_rfc_3339_can_say() -> None:
 # --- the envelope -------------------------------------------------------------------------------
 
 EVENT = Event(
+    type="dialstream.message.received",
     subject_kind="message",
-    what="received",
     id="dialpad:acme:message:7:pending:-:9",
     subject="message/7",
     key="acme/7",
@@ -187,10 +187,11 @@ def test_the_content_type_is_that_of_structured_mode() -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_every_subject_has_one_topic_and_a_type_of_its_own(subject: str) -> None:
-    event = replace(EVENT, subject_kind=subject, what="happened")
-    assert event.type == f"dialstream.{subject}.happened"
+def test_every_subject_has_one_topic_and_one_schema(subject: str) -> None:
+    event = replace(EVENT, type=f"dialstream.{subject}.happened", subject_kind=subject)
+    assert event.what == "happened"
     assert event.topic == TOPIC_OF[subject]
     assert [t.name for t in TOPICS.values() if subject in t.subjects] == [event.topic]
     written = json.loads(encode(event))
+    assert written["type"] == f"dialstream.{subject}.happened"
     assert written["dataschema"] == f"urn:dialstream:schema:{subject}:1"

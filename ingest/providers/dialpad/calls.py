@@ -25,10 +25,10 @@ def read_call(fields: Fields) -> dict[str, Any]:
     fields.note_unknown(CALL_FIELDS)
     call_id = fields.key_id("call_id")
     related = _related(fields, call_id)
-    provider_state = fields.word("state") or ""
-    state = STATES.get(provider_state, UNKNOWN)
+    provider_state = fields.word("state")
+    state = STATES.get(provider_state or "", UNKNOWN)
     if state == UNKNOWN:
-        fields.surprises.append(("state", provider_state))
+        fields.surprises.append(("state", provider_state or ""))
     word = fields.text("direction") or ""
     direction = DIRECTIONS.get(word, UNKNOWN)
     if direction == UNKNOWN and word:
@@ -117,8 +117,8 @@ def _group(group_id: str | None) -> dict[str, Any] | None:
     """``CallCenter:5000000000000301``"""
     if group_id is None:
         return None
-    kind, colon, ident = group_id.partition(":")
-    return {"kind": snake_kind(kind), "id": ident} if colon else {"kind": None, "id": group_id}
+    kind, _, ident = group_id.partition(":")
+    return {"kind": snake_kind(kind), "id": ident} if ident else {"kind": None, "id": group_id}
 
 
 def _outcome(
@@ -172,7 +172,7 @@ def _recordings(fields: Fields) -> list[dict[str, Any]]:
                 urls.add(url)
                 found.append(_bare_recording(url=url, kind=kind))
     if not found:  # ids without links, where our key may not read links
-        found = [_bare_recording(recording_id=i) for i in fields.texts("call_recording_ids")]
+        found = [_bare_recording(recording_id=i) for i in fields.ids("call_recording_ids")]
     return found
 
 
@@ -211,12 +211,11 @@ def _recap(fields: Fields) -> dict[str, Any] | None:
 
 def _quality(fields: Fields) -> dict[str, Any] | None:
     mos, csat = fields.value.get("mos_score"), fields.value.get("csat_score")
+    mos = mos if type(mos) in (int, float) else None
+    csat = str(csat) if csat and type(csat) in (str, int, float) else None
     if mos is None and csat is None:
         return None
-    return {
-        "mos": mos if type(mos) in (int, float) else None,
-        "csat": None if csat in (None, "") else str(csat),
-    }
+    return {"mos": mos, "csat": csat}
 
 
 def _between(begin_ms: int | None, end_ms: int | None) -> float | None:

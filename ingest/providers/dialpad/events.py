@@ -27,15 +27,16 @@ def classify(value: dict[str, Any]) -> str | None:
 
     The order matters: calls and SMS share `direction`, `target` and `contact`.
     """
-    if "call_id" in value:
-        return "call" if type(value.get("state")) is str else None
-    if value.get("event") in CONTACT_CHANGES and type(value.get("contact")) is dict:
+    if "call_id" in value and type(value.get("state")) is str:
+        return "call"
+    event = value.get("event")
+    if type(event) is str and event in CONTACT_CHANGES and type(value.get("contact")) is dict:
         return "contact"
     if "action" in value and ("changed_by" in value or "note" in value):
         return "changelog"
     if any(key in value for key in _AGENT_KEYS):
         return "agent_status"
-    if "id" in value and any(key in value for key in _MESSAGE_KEYS):
+    if "call_id" not in value and "id" in value and any(key in value for key in _MESSAGE_KEYS):
         return "sms"
     return None
 
@@ -105,7 +106,8 @@ def agent_event(fields: Fields, delivery: Delivery) -> Event:
     # `date` is the only clock in one live capture, so it is in the id; two changes may share it.
     data = read_agent(fields)
     date = fields.ms("date")
-    parts = (data["agent_id"], date, data["provider_duty_status"], digest(fields.value))
+    digested = digest(fields.value)
+    parts = (data["agent_id"], date or digested, data["provider_duty_status"], digested)
     return _event(
         delivery,
         subject_kind="agent",
@@ -121,7 +123,8 @@ def change_event(fields: Fields, delivery: Delivery) -> Event:
     data = read_change(fields)
     date = fields.ms("date")
     target_id = data["target"]["id"]
-    parts = (date, data["action"], target_id, digest(fields.value))
+    digested = digest(fields.value)
+    parts = (date or digested, data["action"], target_id, digested)
     event = _event(
         delivery,
         subject_kind="change",
@@ -146,8 +149,8 @@ def _event(
     data: dict[str, Any],
 ) -> Event:
     return Event(
+        type=f"dialstream.{subject_kind}.{what}",
         subject_kind=subject_kind,
-        what=what,
         id=f"dialpad:{delivery.connection}:{ident}",
         subject=f"{subject_kind}/{key}",
         key=f"{delivery.connection}/{key}",

@@ -28,9 +28,11 @@ class Fields:
     ``surprises`` as (``type``, key).
     """
 
-    __slots__ = ("region", "surprises", "value")
+    __slots__ = ("exact", "region", "surprises", "value")
 
-    def __init__(self, value: dict[str, Any], region: str | None) -> None:
+    def __init__(self, value: dict[str, Any], region: str | None, *, exact: bool = False) -> None:
+        """``exact``: integers beyond 64 bits are in ``value`` as texts; a float is no id."""
+        self.exact = exact
         self.value = value
         self.region = region
         self.surprises: list[tuple[str, str]] = []
@@ -60,7 +62,7 @@ class Fields:
         if type(value) is int:
             return str(value) if value else None
         try:
-            return id_text(value)
+            return id_text(value, exact=self.exact)
         except ValueError:
             self._wrong(key, value)
             return None
@@ -89,7 +91,7 @@ class Fields:
             return None
         else:
             number = _number(value)
-            if number is not None and 0 < number <= LAST_MS:
+            if number is not None and 1 <= number <= LAST_MS:
                 return int(number)
         self._wrong(key, value)
         return None
@@ -127,7 +129,7 @@ class Fields:
 
     def inner(self, value: dict[str, Any]) -> "Fields":
         """An object inside this one; its surprises join ours."""
-        inner = Fields(value, self.region)
+        inner = Fields(value, self.region, exact=self.exact)
         inner.surprises = self.surprises
         return inner
 
@@ -147,6 +149,19 @@ class Fields:
         items = self.items(key)
         return [_as_text(item) for item in items if item not in _ABSENT] if items else []
 
+    def ids(self, key: str) -> list[str]:
+        """The ids in the list under ``key``."""
+        found = []
+        for item in self.items(key):
+            try:
+                ident = id_text(item, exact=self.exact)
+            except ValueError:
+                self._wrong(key, item)
+                continue
+            if ident is not None:
+                found.append(ident)
+        return found
+
     def number(self, key: str) -> str | None:
         """A phone number; None if there is none or it is withheld."""
         value = self.text(key)
@@ -155,7 +170,8 @@ class Fields:
         return normalize_number(value, self.region)
 
     def numbers(self, key: str) -> list[str]:
-        return [normalize_number(text, self.region) for text in self.texts(key)]
+        texts = self.texts(key)
+        return [normalize_number(text, self.region) for text in texts if not is_withheld(text)]
 
 
 def party(who: Fields, number_raw: str | None) -> dict[str, Any]:
@@ -181,18 +197,21 @@ def snake_kind(word: str) -> str:
     return TARGET_KINDS.get(plain, plain)
 
 
-def id_text(value: object) -> str | None:
+def id_text(value: object, *, exact: bool = False) -> str | None:
     """An id as a text; None for the absent ones.
 
-    Raises ValueError if it cannot be one, InexactIdError if it has to be read by another parser.
+    Raises ValueError if it cannot be one; InexactIdError, unless ``exact``, if the payload has to
+    be read by another parser.
     """
     if type(value) is int:
         return str(value) if value else None
     if type(value) is str:
-        if len(value) > MAX_ID:
-            raise ValueError("too long for an id")
+        if len(value) > MAX_ID or not value.isprintable():
+            raise ValueError("too long for an id, or with control characters")
         return value if value and value != "0" else None
     if type(value) is float:
+        if exact:
+            raise ValueError("decimals")
         raise InexactIdError
     if value in _ABSENT:
         return None
@@ -222,4 +241,4 @@ def _number(value: object) -> float | None:
 
 
 def _as_text(item: object) -> str:
-    return item if type(item) is str else orjson.dumps(item).decode()
+    return item if type(item) is str else orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()

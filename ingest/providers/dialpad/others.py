@@ -12,6 +12,7 @@ from ingest.numbers import normalize_number
 from ingest.providers.dialpad.fields import Fields, party
 from ingest.providers.dialpad.tables import (
     AGENT_FIELDS,
+    CARD_FIELDS,
     CHANGE_FIELDS,
     CONTACT_CHANGES,
     DIRECTIONS,
@@ -57,6 +58,7 @@ def read_message(fields: Fields) -> dict[str, Any]:
 
 def read_contact(fields: Fields, event: str) -> dict[str, Any]:
     """`schemas.contact.Contact` without ``raw``; raises UnreadableError without an id."""
+    fields.note_unknown(CARD_FIELDS)
     phones = _with_primary(fields, "phones", "primary_phone")
     return {
         "contact_id": fields.key_id("id"),
@@ -91,7 +93,7 @@ def read_agent(fields: Fields) -> dict[str, Any]:
         "provider_duty_status": word,
         "duty_reason": fields.text("on_duty_status_reason"),
         "available": _availability(fields),
-        "call_center_ids": fields.texts("call_center_ids"),
+        "call_center_ids": fields.ids("call_center_ids"),
     }
 
 

@@ -185,6 +185,26 @@ MESSAGE_FIELDS = frozenset(
 
 CONTACT_FIELDS = frozenset(_CLAIMS | {"contact", "event"})
 
+#: Of the object under ``contact``.
+CARD_FIELDS = frozenset(
+    {
+        "company_name",
+        "display_name",
+        "emails",
+        "extension",
+        "first_name",
+        "id",
+        "job_title",
+        "last_name",
+        "phones",
+        "primary_email",
+        "primary_phone",
+        "trunk_group",
+        "type",
+        "urls",
+    }
+)
+
 AGENT_FIELDS = frozenset(
     _CLAIMS
     | {

@@ -20,8 +20,11 @@ from schemas.event import Event
 if TYPE_CHECKING:
     from ingest.settings import Connection
 
-#: Readers with the common recursion limit of 1,000 must be able to read the event around it.
-MAX_DEPTH = 900
+#: Readers must be able to read the event around it: pydantic's parser goes 200 levels deep, and
+#: orjson writes 254.
+MAX_DEPTH = 190
+
+_DIGITS_OF_64_BITS = 18
 
 _BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
 
@@ -52,25 +55,25 @@ class Webhook:
         try:
             return (self._event(value, payload, delivery),)
         except InexactIdError:
-            value = _parse_exactly(payload)
-        try:
-            return (self._event(value, payload, delivery),)
-        except InexactIdError:
-            raise UnreadableError("unexpected_shape", "an id has decimals") from None
+            return (self._event(_parse_exactly(payload), payload, delivery, exact=True),)
 
-    def _event(self, value: Any, payload: bytes, delivery: Delivery) -> Event:
+    def _event(
+        self, value: Any, payload: bytes, delivery: Delivery, *, exact: bool = False
+    ) -> Event:
         if type(value) is not dict:
             raise UnreadableError("unexpected_shape", "the payload is no JSON object")
         kind = classify(value)
         if kind is None:
             raise UnreadableError("unknown_kind", "its keys are those of no kind that we know")
-        fields = Fields(value, self._region)
+        fields = Fields(value, self._region, exact=exact)
         if delivery.hint not in (None, kind):
             fields.surprises.append(("hint", delivery.hint or ""))
         event = KINDS[kind](fields, delivery)
         # Outside strings JSON has no other control characters; inside they are escaped.
         event.raw = (
-            payload.translate(_BREAKS_TO_SPACES)
+            payload.translate(_DIGITS_OF_64_BITS = 18
+
+_BREAKS_TO_SPACES)
             if b"\n" in payload or b"\r" in payload
             else payload
         )
@@ -85,24 +88,30 @@ def _parse(payload: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         # Its message names a position and never quotes the input, but only the position is ours.
         raise UnreadableError("not_json", f"at character {error.pos}") from None
-    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if len(payload) > 2 * MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise UnreadableError("not_json", f"nested more than {MAX_DEPTH} deep")
     return value
 
 
 def _parse_exactly(payload: bytes) -> Any:
-    """The same with integers as texts, for those that the quick parser reads as floats."""
-    return json.loads(payload, parse_int=str)
+    """The same with long integers as texts: the quick parser makes floats of them."""
+
+    def integer(digits: str) -> int | str:
+        return int(digits) if len(digits) <= _DIGITS_OF_64_BITS else digits
+
+    return json.loads(payload, parse_int=integer)
 
 
 def _depth(value: Any) -> int:
-    depth, level = 0, [value]
+    """How deep it is nested, in rounds over all that is nested."""
+    depth = 0
+    level = [value] if type(value) in (dict, list) else []
     while level:
         depth += 1
         level = [
             inner
             for outer in level
-            if type(outer) in (dict, list)
             for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in (dict, list)
         ]
     return depth

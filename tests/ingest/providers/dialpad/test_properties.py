@@ -457,6 +457,11 @@ def test_json_that_is_no_object_has_an_unexpected_shape(payload: object) -> None
     assert reason_of(payload) == "unexpected_shape"
 
 
+@pytest.mark.parametrize("scalar", [b"5", b"null", b"true", b'"x"', b"[]", b"1." + b"0" * 3000])
+def test_json_that_is_no_object_is_as_unexpected_when_it_is_long(scalar: bytes) -> None:
+    assert reason_of(scalar + b" " * 3000) == "unexpected_shape"
+
+
 # --- the spliced value --------------------------------------------------------------------------
 
 
@@ -481,6 +486,9 @@ def test_of_line_breaks_spaces_are_made_and_nothing_else_changes() -> None:
     payload = b'\r\n{\n"call_id": 5,\r\n"state": "ringing", "text": "a\\nb"\n}\n'
     line = encode(event_of(payload))
     assert line.endswith(b'"raw":  { "call_id": 5,  "state": "ringing", "text": "a\\nb" } }}')
+    for line_break in (b"\n", b"\r"):
+        payload = b'{"call_id":5,%s"state":"ringing"}' % line_break
+        assert encode(event_of(payload)).endswith(b'"raw":{"call_id":5, "state":"ringing"}}}')
 
 
 # --- ids ----------------------------------------------------------------------------------------
@@ -1164,6 +1172,8 @@ def test_what_is_no_clock_gives_way_to_ours(clock: object) -> None:
         (call(target=[1]), ("type", "target")),
         (call(labels={"a": 1}), ("type", "labels")),
         (call(talk_time="long"), ("type", "talk_time")),
+        (call(talk_time="1e999"), ("type", "talk_time")),
+        (call(talk_time="nan"), ("type", "talk_time")),
         (call(date_started={"a": 1}), ("type", "date_started")),
         (call(operator_call_id=[1]), ("type", "operator_call_id")),
         (call(target={"id": 1, "name": 5}), ("type", "name")),
@@ -1227,6 +1237,29 @@ def test_an_unset_contact_is_a_contact_all_the_same() -> None:
     assert event.data["first_name"] is None
     assert event.data["emails"] == []
     assert event.data["phone_numbers"] == []
+
+
+@pytest.mark.parametrize("listed", [None, [], "", ["+15551230002"], "+15551230002"])
+def test_the_primary_number_and_mail_are_among_the_others(listed: object) -> None:
+    contact = {
+        "id": "5",
+        "phones": listed,
+        "primary_phone": "(555) 123-0001",
+        "emails": listed,
+        "primary_email": "customer@example.com",
+    }
+    data = data_of({"event": "Updated", "contact": contact})
+    others = ["+15551230002"] if listed else []
+    assert [p["number"] for p in data["phone_numbers"]] == ["+15551230001", *others]
+    assert data["phone_numbers"][0]["number_raw"] == "(555) 123-0001"
+    assert data["emails"] == ["customer@example.com", *others]
+
+
+def test_strange_items_of_a_list_are_kept_in_one_spelling() -> None:
+    """The order of keys is none of a fact's business."""
+    first = data_of(call(labels=[{"a": 1, "b": 2}, "x", 7]))["labels"]
+    assert first == data_of(call(labels=[{"b": 2, "a": 1}, "x", 7]))["labels"]
+    assert first == ['{"a":1,"b":2}', "x", "7"]
 
 
 @pytest.mark.parametrize("redacted", [None, {}, "Dialpad", [], {"name": None}])
