@@ -71,9 +71,7 @@ class Webhook:
         event = KINDS[kind](fields, delivery)
         # Outside strings JSON has no other control characters; inside they are escaped.
         event.raw = (
-            payload.translate(_DIGITS_OF_64_BITS = 18
-
-_BREAKS_TO_SPACES)
+            payload.translate(_BREAKS_TO_SPACES)
             if b"\n" in payload or b"\r" in payload
             else payload
         )
