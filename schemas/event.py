@@ -6,7 +6,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ class Event:
     raw: bytes | None = None
     stale: bool = False
     #: What we had no place or word for, as (what, provider's name of it).
-    surprises: tuple[tuple[str, str], ...] = field(default=())
+    surprises: tuple[tuple[str, str], ...] = ()
 
     @property
     def what(self) -> str:

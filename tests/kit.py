@@ -361,13 +361,16 @@ class Product:
         if self.max_files is not None:
             limited = 'ulimit -n "$0" && exec "$@"'
             arguments = ["/bin/sh", "-c", limited, str(self.max_files), *arguments]
-        with (self.folder / "stderr.txt").open("ab") as errors:
+        with (
+            (self.folder / "stderr.txt").open("ab") as errors,
+            (self.folder / "stdout.txt").open("ab") as output,
+        ):
             self.process = subprocess.Popen(
                 arguments,
                 cwd=self.folder,
                 env=clean_environment(**self.environment),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=output,
                 stderr=errors if stderr is None else stderr,
             )
         return self.process
@@ -453,6 +456,10 @@ class Product:
     @property
     def stderr(self) -> str:
         return (self.folder / "stderr.txt").read_text(errors="replace")
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "stdout.txt").read_text(errors="replace")
 
     def log(self, event: str | None = None) -> list[dict[str, Any]]:
         """Its log lines, each of which has to be a JSON object."""

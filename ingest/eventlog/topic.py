@@ -35,7 +35,7 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 KEEP_FREE = 0.05
 
 #: Rolling, sealing and other processes can each cost one try.
-_TRIES = 10
+_TRIES = 100
 
 
 class TopicWriter:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ingest.delivery import Delivery
-from ingest.providers.dialpad.calls import read_call
+from ingest.providers.dialpad.calls import CallPayload, call_data, patient_call, usual_call
 from ingest.providers.dialpad.fields import Fields
 from ingest.providers.dialpad.others import read_agent, read_change, read_contact, read_message
 from ingest.providers.dialpad.tables import CONTACT_CHANGES, CONTACT_FIELDS
@@ -41,20 +41,42 @@ def classify(value: dict[str, Any]) -> str | None:
     return None
 
 
+def usual_call_event(payload: bytes, region: str | None, delivery: Delivery) -> Event | None:
+    """The event of a call that comes as calls usually do; None: read it as any other payload."""
+    call = usual_call(payload)
+    if call is None or call.event_timestamp is None:
+        return None
+    surprises: list[tuple[str, str]] = []
+    data = call_data(call, region, surprises)
+    return _call_event(call, data, call.event_timestamp, surprises, delivery)
+
+
 def call_event(fields: Fields, delivery: Delivery) -> Event:
+    call = patient_call(fields)
+    data = call_data(call, fields.region, fields.surprises)
+    clock = call.event_timestamp or digest(fields.value)
+    return _call_event(call, data, clock, fields.surprises, delivery)
+
+
+def _call_event(
+    call: CallPayload,
+    data: dict[str, Any],
+    clock: int | str,
+    surprises: list[tuple[str, str]],
+    delivery: Delivery,
+) -> Event:
     # `state` alone does not tell two events apart: connected and hold repeat.
-    data = read_call(fields)
-    clock = fields.ms("event_timestamp")
     call_id = data["call_id"]
-    state = id_part(data["provider_state"])
     return _event(
         delivery,
         subject_kind="call",
         what=data["state"],
-        ident=f"call:{id_part(call_id)}:{state}:{clock or digest(fields.value)}",
+        ident=f"call:{id_part(call_id)}:{id_part(data['provider_state'])}:{clock}",
         key=call_id,
-        time_ms=clock,
+        time_ms=call.event_timestamp,
         data=data,
+        kind="call",
+        surprises=surprises,
     )
 
 
@@ -79,6 +101,8 @@ def message_event(fields: Fields, delivery: Delivery) -> Event:
         key=data["message_id"],
         time_ms=fields.ms("event_timestamp"),
         data=data,
+        kind="sms",
+        surprises=fields.surprises,
     )
 
 
@@ -99,6 +123,8 @@ def contact_event(fields: Fields, delivery: Delivery) -> Event:
         key=data["contact_id"],
         time_ms=None,
         data=data,
+        kind="contact",
+        surprises=fields.surprises,
     )
 
 
@@ -116,6 +142,8 @@ def agent_event(fields: Fields, delivery: Delivery) -> Event:
         key=data["agent_id"],
         time_ms=fields.ms("event_timestamp") or date,
         data=data,
+        kind="agent_status",
+        surprises=fields.surprises,
     )
 
 
@@ -133,6 +161,8 @@ def change_event(fields: Fields, delivery: Delivery) -> Event:
         key=target_id or "-",
         time_ms=date,
         data=data,
+        kind="changelog",
+        surprises=fields.surprises,
     )
     event.key = delivery.connection  # the changes of a connection stay in one order
     return event
@@ -147,7 +177,11 @@ def _event(
     key: str,
     time_ms: int | None,
     data: dict[str, Any],
+    kind: str,
+    surprises: list[tuple[str, str]],
 ) -> Event:
+    if delivery.hint is not None and delivery.hint != kind:
+        surprises.append(("hint", delivery.hint))
     return Event(
         type=f"dialstream.{subject_kind}.{what}",
         subject_kind=subject_kind,
@@ -161,6 +195,7 @@ def _event(
         connection=delivery.connection,
         data=data,
         stale=time_ms is not None and delivery.received_ms - time_ms > STALE_MS,
+        surprises=tuple(surprises),
     )
 
 

@@ -96,18 +96,13 @@ class Fields:
         self._wrong(key, value)
         return None
 
-    def seconds(self, key: str) -> float | None:
-        """A duration, which Dialpad gives in milliseconds with binary noise; exact to 1 ms."""
+    def span(self, key: str) -> float | None:
+        """A number, such as a duration in milliseconds."""
         value = self.value.get(key)
-        if type(value) is float or type(value) is int:
-            return round(value / 1000, 3)
-        if value is None:
-            return None
         number = _number(value)
-        if number is None:
+        if number is None and value is not None:
             self._wrong(key, value)
-            return None
-        return round(number / 1000, 3)
+        return number
 
     def flag(self, key: str) -> bool | None:
         value = self.value.get(key)

@@ -95,73 +95,10 @@ TARGET_KINDS = {
 }
 
 #: What the signature adds may stand beside the fields of any kind.
-_CLAIMS = {"iat", "exp", "nbf", "iss", "sub", "aud", "jti"}
-
-CALL_FIELDS = frozenset(
-    _CLAIMS
-    | {
-        "admin_call_recording_share_links",
-        "admin_recording_urls",
-        "call_dispositions",
-        "call_id",
-        "call_recording_ids",
-        "call_recording_share_links",
-        "callback_requested",
-        "company_call_review_share_link",
-        "contact",
-        "csat_recording_urls",
-        "csat_score",
-        "csat_transcriptions",
-        "custom_data",
-        "date_connected",
-        "date_ended",
-        "date_first_rang",
-        "date_queued",
-        "date_rang",
-        "date_started",
-        "direction",
-        "duration",
-        "entry_point_call_id",
-        "entry_point_target",
-        "event_timestamp",
-        "external_number",
-        "group_id",
-        "hold_time",
-        "integrations",
-        "internal_number",
-        "is_internal",
-        "is_transferred",
-        "labels",
-        "master_call_id",
-        "mos_score",
-        "operator_call_id",
-        "pcsat_score",
-        "proxy_target",
-        "public_call_review_share_link",
-        "recap_action_items",
-        "recap_outcome",
-        "recap_purposes",
-        "recap_summary",
-        "recording_details",
-        "recording_url",
-        "routing_breadcrumbs",
-        "screen_recording_urls",
-        "selected_caller_id",
-        "state",
-        "talk_time",
-        "target",
-        "target_availability_status",
-        "total_duration",
-        "transcription_text",
-        "transferred_from",
-        "voicemail_link",
-        "voicemail_recording_id",
-        "was_recorded",
-    }
-)
+CLAIMS = {"iat", "exp", "nbf", "iss", "sub", "aud", "jti"}
 
 MESSAGE_FIELDS = frozenset(
-    _CLAIMS
+    CLAIMS
     | {
         "admins",
         "contact",
@@ -183,7 +120,7 @@ MESSAGE_FIELDS = frozenset(
     }
 )
 
-CONTACT_FIELDS = frozenset(_CLAIMS | {"contact", "event"})
+CONTACT_FIELDS = frozenset(CLAIMS | {"contact", "event"})
 
 #: Of the object under ``contact``.
 CARD_FIELDS = frozenset(
@@ -206,7 +143,7 @@ CARD_FIELDS = frozenset(
 )
 
 AGENT_FIELDS = frozenset(
-    _CLAIMS
+    CLAIMS
     | {
         "availability_status",
         "call_center_ids",
@@ -221,5 +158,5 @@ AGENT_FIELDS = frozenset(
 )
 
 CHANGE_FIELDS = frozenset(
-    _CLAIMS | {"action", "additional_data", "changed_by", "date", "note", "target"}
+    CLAIMS | {"action", "additional_data", "changed_by", "date", "note", "target"}
 )

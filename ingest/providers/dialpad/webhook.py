@@ -12,7 +12,7 @@ import orjson
 
 from ingest.delivery import Delivery, Verified
 from ingest.errors import UnreadableError
-from ingest.providers.dialpad.events import KINDS, classify
+from ingest.providers.dialpad.events import KINDS, classify, usual_call_event
 from ingest.providers.dialpad.fields import Fields, InexactIdError
 from ingest.signing import CompactJws, check_claims
 from schemas.event import Event
@@ -51,44 +51,39 @@ class Webhook:
         return Verified(payload)
 
     def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
-        value = _parse(payload)
-        try:
-            return (self._event(value, payload, delivery),)
-        except InexactIdError:
-            return (self._event(_parse_exactly(payload), payload, delivery, exact=True),)
+        may_be_deep = payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
+        event = None if may_be_deep else usual_call_event(payload, self._region, delivery)
+        if event is None:
+            event = self._read(payload, delivery, may_be_deep=may_be_deep)
+        raw: bytes = payload
+        if b"\n" in raw or b"\r" in raw:
+            # They stand between values only; inside strings JSON escapes them.
+            raw = raw.translate(_BREAKS_TO_SPACES)
+        event.raw = raw
+        return (event,)
 
-    def _event(
-        self, value: Any, payload: bytes, delivery: Delivery, *, exact: bool = False
-    ) -> Event:
+    def _read(self, payload: bytes, delivery: Delivery, *, may_be_deep: bool) -> Event:
+        value = _parse(payload)
+        if may_be_deep and _depth(value) > MAX_DEPTH:
+            raise UnreadableError("not_json", f"nested more than {MAX_DEPTH} deep")
         if type(value) is not dict:
             raise UnreadableError("unexpected_shape", "the payload is no JSON object")
         kind = classify(value)
         if kind is None:
             raise UnreadableError("unknown_kind", "its keys are those of no kind that we know")
-        fields = Fields(value, self._region, exact=exact)
-        if delivery.hint not in (None, kind):
-            fields.surprises.append(("hint", delivery.hint or ""))
-        event = KINDS[kind](fields, delivery)
-        # Outside strings JSON has no other control characters; inside they are escaped.
-        event.raw = (
-            payload.translate(_BREAKS_TO_SPACES)
-            if b"\n" in payload or b"\r" in payload
-            else payload
-        )
-        event.surprises = tuple(fields.surprises)
-        return event
+        try:
+            return KINDS[kind](Fields(value, self._region), delivery)
+        except InexactIdError:
+            value = _parse_exactly(payload)
+            return KINDS[kind](Fields(value, self._region, exact=True), delivery)
 
 
 def _parse(payload: bytes) -> Any:
-    """The JSON value. Refuses NaN, infinities, invalid UTF-8, half surrogates and great depth."""
+    """The JSON value. Refuses NaN, infinities, invalid UTF-8, half surrogates."""
     try:
-        value = orjson.loads(payload)
+        return orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        # Its message names a position and never quotes the input, but only the position is ours.
         raise UnreadableError("not_json", f"at character {error.pos}") from None
-    if len(payload) > 2 * MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise UnreadableError("not_json", f"nested more than {MAX_DEPTH} deep")
-    return value
 
 
 def _parse_exactly(payload: bytes) -> Any:

@@ -1,0 +1,533 @@
+"""One file, the environment above it, all faults at once, and no secret in any word of it."""
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from signal import SIGHUP
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from ingest.errors import ConfigError
+from ingest.settings import Settings, load_settings, read_secret
+from tests.conftest import MakeProduct
+from tests.kit import (
+    OTHER_SECRET,
+    PROJECT,
+    SECRET,
+    assert_no_traceback,
+    call,
+    new_leg,
+    request,
+    run,
+    sign,
+)
+
+EXAMPLES = sorted((PROJECT / "deploy" / "examples").glob("*.toml"))
+ACME: dict[str, Any] = {"provider": "dialpad", "secrets": [SECRET]}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def load(values: dict[str, Any] | str = "", **environ: str) -> Settings:
+    """Settings of a file and variables that are named without their prefix."""
+    text = values if isinstance(values, str) else tomli_w.dumps(values)
+    Path("test.toml").write_text(text)
+    variables = {f"DIALSTREAM_{name}": value for name, value in environ.items()}
+    return load_settings(Path("test.toml"), variables)
+
+
+def faults(values: dict[str, Any] | str = "", **environ: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as raised:
+        load(values, **environ)
+    return raised.value.faults
+
+
+# Faults
+
+
+def test_all_faults_are_told_at_once_each_with_its_key() -> None:
+    found = faults(
+        {
+            "reciever": {"port": 1},
+            "receiver": {"port": "many", "prot": 1},
+            "admin": {"port": 70_000},
+            "eventlog": {"kind": "paper", "journal_max_bytes": -1},
+            "logging": {"level": "loud"},
+            "connections": {
+                "acme": {"provider": "dialpat", "secrets": ["x"]},
+                "Bad-Name": {"provider": "dialpad", "secrets": ["x"]},
+                "bare": {"provider": "dialpad"},
+                "empty": {"provider": "dialpad", "secrets": [""]},
+                "lost": {"provider": "dialpad", "secret_files": ["nowhere.txt"]},
+                "none": {"secrets": ["x"]},
+                "odd": {"provider": "dialpad", "secrets": ["x"], "regoin": "US", "region": "us"},
+            },
+        },
+        RECEIVER__HOTS="x",
+        ADMIN__HOST="127.0.0.1",
+    )
+    keys = (
+        "reciever",
+        "receiver.port",
+        "receiver.prot",
+        "receiver.hots",
+        "admin.port",
+        "eventlog.kind",
+        "eventlog.journal_max_bytes",
+        "logging.level",
+        "connections.acme.provider",
+        "connections.Bad-Name",
+        "connections.bare",
+        "connections.empty.secrets",
+        "connections.lost.secret_files",
+        "connections.none.provider",
+        "connections.odd.regoin",
+        "connections.odd.region",
+    )
+    for key in keys:
+        assert any(fault.startswith(key) for fault in found), f"{key} is not in {found}"
+    assert len(found) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "nearest"),
+    [
+        ({"reciever": {}}, "reciever", "receiver"),
+        ({"receiver": {"prot": 1}}, "receiver.prot", "port"),
+        ({"receiver": {"max_body_byte": 1}}, "receiver.max_body_byte", "max_body_bytes"),
+        ({"connection": {}}, "connection", "connections"),
+        ({"connections": {"acme": {**ACME, "regoin": "US"}}}, "connections.acme.regoin", "region"),
+        ({"connections": {"acme": {**ACME, "secret": "x"}}}, "connections.acme.secret", "secrets"),
+    ],
+)
+def test_a_misspelt_key_is_told_with_the_nearest_known_one(
+    values: dict[str, Any], key: str, nearest: str
+) -> None:
+    found = next(fault for fault in faults(values) if fault.startswith(key))
+    assert f"`{nearest}`" in found
+    assert "test.toml" in found
+
+
+def test_a_misspelt_provider_is_told_with_the_nearest_known_one() -> None:
+    (found,) = faults({"connections": {"acme": {**ACME, "provider": "dialpda"}}})
+    assert "dialpad" in found
+
+
+def test_what_is_like_nothing_is_told_with_what_is_known() -> None:
+    (found,) = faults({"receiver": {"qqqqqq": 1}})
+    for key in ("host", "port", "max_body_bytes"):
+        assert key in found
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("RECEIVER__PROT", "receiver.prot"),
+        ("RECIEVER__PORT", "reciever"),
+        ("LOGGING__LEVEL__DEEP", "logging.level"),
+        ("CONNECTIONS__ACME__REGOIN", "connections.acme.regoin"),
+        ("NOSUCH__THING", "nosuch"),
+    ],
+)
+def test_an_unknown_variable_is_told_by_its_own_name(name: str, key: str) -> None:
+    found = faults({"connections": {"acme": ACME}}, **{name: "1"})
+    assert any(fault.startswith(key) and f"DIALSTREAM_{name}" in fault for fault in found), found
+
+
+def test_a_wrong_value_is_told_by_where_it_came_from() -> None:
+    found = faults({"receiver": {"port": "x"}, "admin": {"port": "x"}}, ADMIN__PORT="y")
+    (ours,) = (fault for fault in found if fault.startswith("admin.port"))
+    assert "DIALSTREAM_ADMIN__PORT" in ours
+    (theirs,) = (fault for fault in found if fault.startswith("receiver.port"))
+    assert "test.toml" in theirs
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[receiver",
+        "port = ",
+        "a = 1\na = 2",
+        "\0",
+        "x = " + "9" * 5000,
+        "x = " + "[" * 5000,
+        "[receiver]\nport = 1979-13-45",
+        'x = "\\ud800"',
+    ],
+    ids=lambda text: repr(text[:20]),
+)
+def test_what_is_no_toml_is_one_fault_with_the_file_in_it(text: str) -> None:
+    (found,) = faults(text)
+    assert "test.toml" in found
+
+
+def test_a_file_in_another_encoding_is_one_fault() -> None:
+    Path("test.toml").write_bytes("[receiver]\nhost = 'é'".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"test\.toml"):
+        load_settings(Path("test.toml"), {})
+
+
+def test_a_missing_file_is_a_fault_only_if_it_was_named() -> None:
+    for environ, file in (({"DIALSTREAM_CONFIG": "no.toml"}, None), ({}, Path("no.toml"))):
+        with pytest.raises(ConfigError, match=r"no\.toml"):
+            load_settings(file, environ)
+    assert load_settings(None, {}).connections.keys() == {"dev"}
+
+
+@pytest.mark.parametrize("name", ["a", "acme", "acme_eu", "a1_b2_c3", "a" * 32])
+def test_names_of_connections(name: str) -> None:
+    assert load({"connections": {name: ACME}}).connections.keys() == {name}
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "1a", "_a", "a_", "a__b", "a-b", "a.b", "a/b", "ä", "a" * 33, "a\n", " a"]
+)
+def test_what_is_no_name_of_a_connection(name: str) -> None:
+    (found,) = faults({"connections": {name: ACME}})
+    assert found.startswith(f"connections.{name}")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"receiver": 5},
+        {"receiver": []},
+        {"connections": 5},
+        {"connections": []},
+        {"connections": {"acme": 5}},
+        {"connections": {"acme": {"provider": 5, "secrets": 5, "secret_files": 5}}},
+        {"connections": {"acme": {"provider": "dialpad", "secrets": [5, {}]}}},
+        {"connections": {"acme": {"provider": "dialpad", "secrets": "in no list"}}},
+    ],
+    ids=str,
+)
+def test_values_of_wrong_shapes_are_faults_and_no_crash(values: dict[str, Any]) -> None:
+    assert faults(values)
+    assert faults(values, RECEIVER__PORT="x")
+    assert faults(values, CONNECTIONS__ACME__REGION="x")
+
+
+# The environment
+
+
+def test_the_environment_beats_the_file() -> None:
+    found = load(
+        {"receiver": {"port": 1, "host": "file"}, "connections": {"acme": ACME}},
+        RECEIVER__PORT="2",
+        EVENTLOG__PATH="elsewhere",
+        RECEIVER__BODY_TIMEOUT_S="1.5",
+        CONNECTIONS__ACME__REGION="GB",
+        CONNECTIONS__ACME__SECRETS='["one", "two"]',
+        CONNECTIONS__LINE_TWO__PROVIDER="dialpad",
+        CONNECTIONS__LINE_TWO__SECRETS='["three"]',
+    )
+    assert found.receiver.port == 2
+    assert found.receiver.host == "file"
+    assert found.eventlog.path == Path("elsewhere")
+    assert found.receiver.body_timeout_s == 1.5
+    assert found.connections["acme"].region == "GB"
+    assert found.connections["acme"].signing_secrets() == (b"one", b"two")
+    assert found.connections["line_two"].signing_secrets() == (b"three",)
+
+
+def test_a_right_variable_mends_a_wrong_file() -> None:
+    assert load({"receiver": {"port": "x"}}, RECEIVER__PORT="7").receiver.port == 7
+
+
+def test_a_secret_that_looks_like_json_is_itself() -> None:
+    for secret in ('{"a": 1}', "[1]", '"quoted"', "[", "true", "12345"):
+        variable = json.dumps([secret])
+        found = load(
+            {"connections": {"acme": {"provider": "dialpad"}}}, CONNECTIONS__ACME__SECRETS=variable
+        )
+        assert found.connections["acme"].signing_secrets() == (secret.encode(),)
+
+
+def test_variables_of_others_are_nobodys_business() -> None:
+    found = load("", CONFIG="x", LOG="y", DEBUG="1")
+    assert found == load("")
+    assert load_settings(Path("test.toml"), {"PATH": "x", "MY__SETTING": "y"}) == found
+
+
+def test_the_config_variable_names_the_file_and_the_option_beats_it() -> None:
+    Path("one.toml").write_text("[receiver]\nport = 1\n")
+    Path("two.toml").write_text("[receiver]\nport = 2\n")
+    Path("dialstream.toml").write_text("[receiver]\nport = 3\n")
+    named = {"DIALSTREAM_CONFIG": "one.toml"}
+    assert load_settings(None, named).receiver.port == 1
+    assert load_settings(Path("two.toml"), named).receiver.port == 2
+    assert load_settings(None, {}).receiver.port == 3
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"s3cret", b"s3cret"),
+        (b"s3cret\n", b"s3cret"),
+        (b"s3cret\r\n", b"s3cret"),
+        (b"s3cret\n\n", b"s3cret\n"),
+        (b" s3cret ", b" s3cret "),
+        (b"\ns3cret", b"\ns3cret"),
+        (b"s3cret\r", b"s3cret\r"),
+        ("geheimnïs\n".encode(), "geheimnïs".encode()),
+        (b"\xff\xfe\n", b"\xff\xfe"),
+    ],
+)
+def test_one_final_line_break_is_no_part_of_a_secret(content: bytes, secret: bytes) -> None:
+    Path("secret.txt").write_bytes(content)
+    assert read_secret(Path("secret.txt")) == secret
+    connections = {"acme": {"provider": "dialpad", "secret_files": ["secret.txt"]}}
+    assert load({"connections": connections}).connections["acme"].signing_secrets() == (secret,)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\n"])
+def test_an_empty_secret_stops_the_start(content: bytes) -> None:
+    Path("secret.txt").write_bytes(content)
+    for secrets in ({"secret_files": ["secret.txt"]}, {"secrets": [""]}, {"secrets": ["good", ""]}):
+        (found,) = faults({"connections": {"acme": {"provider": "dialpad", **secrets}}})
+        assert "empty" in found
+
+
+def test_secrets_and_files_of_secrets_go_together() -> None:
+    Path("new.txt").write_text("new\n")
+    table = {"provider": "dialpad", "secrets": ["old"], "secret_files": ["new.txt"]}
+    found = load({"connections": {"acme": table}})
+    assert set(found.connections["acme"].signing_secrets()) == {b"old", b"new"}
+
+
+_SECRETS = st.text(st.characters(exclude_categories=["Cs"]), min_size=8, max_size=60).filter(
+    lambda text: len(set(text)) > 4
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(secret=_SECRETS, place=st.integers(0, 9))
+def test_no_fault_and_no_dump_quotes_a_secret(secret: str, place: int) -> None:
+    good = {**ACME, "secrets": [secret]}
+    values: list[tuple[dict[str, Any], dict[str, str]]] = [
+        ({"connections": {"acme": {**good, "regoin": 1}}}, {}),
+        ({"connections": {"acme": {**good, "secrets": secret}}}, {}),
+        ({"connections": {"acme": {**good, "secrets": [[secret]]}}}, {}),
+        ({"connections": {"acme": {**good, "secrets": [{"x": secret}]}}}, {}),
+        ({"connections": {"acme": {**good, "secrets": [secret, ""]}}}, {}),
+        ({"connections": {"acme": good}, "receiver": {"port": "x"}}, {}),
+        ({"connections": {"acme": ACME}}, {"CONNECTIONS__ACME__SECRETS": secret}),
+        ({"connections": {"acme": ACME}}, {"CONNECTIONS__ACME__SECRETS": f"[{secret}"}),
+        ({"connections": {"acme": ACME}}, {"CONNECTIONS__ACME__SECRTS": json.dumps([secret])}),
+        ({"connections": {"acme": {"provider": "nobody", "secrets": [secret]}}}, {}),
+    ]
+    table, environ = values[place]
+    assume(all("\0" not in text for text in environ.values()))
+    # What the messages say anyway proves nothing.
+    assume(secret not in "".join(_usual_words(table, environ)))
+    try:
+        found = load(table, **environ)
+        said = [repr(found), found.model_dump_json()]  # it happens to be a JSON list of texts
+    except ConfigError as error:
+        said = [str(error), *error.faults]
+    assert all(secret not in text for text in said)
+
+
+def _usual_words(table: dict[str, Any], environ: dict[str, str]) -> list[str]:
+    plain = json.loads(json.dumps(table))
+    plain["connections"]["acme"]["secrets"] = [[]]
+    try:
+        load(plain, **dict.fromkeys(environ, "-"))
+    except ConfigError as error:
+        return list(error.faults)
+    return []
+
+
+def test_a_secret_in_broken_toml_is_not_quoted() -> None:
+    for text in (
+        f'[connections.acme]\nsecrets = ["{SECRET}"\nprovider = "dialpad"\n',
+        f"[connections.acme]\nsecrets = [{SECRET}]\n",
+        f'[connections.acme]\nsecrets = ["{SECRET}]\n',
+        f"[connections.acme]\nsecrets = '{SECRET}\n",
+        f'[connections.acme]\nsecrets = ["{SECRET}\\q"]\n',
+    ):
+        (found,) = faults(text)
+        assert SECRET not in found
+        assert SECRET[:12] not in found
+
+
+# Without a file
+
+
+def test_without_anything_there_is_a_connection_with_a_secret_of_its_own() -> None:
+    found = load_settings(None, {})
+    dev = found.connections["dev"]
+    assert dev.provider == "dialpad"
+    file = Path("data/dev.secret")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (secret,) = dev.signing_secrets()
+    assert len(secret) >= 32
+    assert file.read_bytes() == secret + b"\n"
+    # and it stays
+    assert load_settings(None, {}).connections["dev"].signing_secrets() == (secret,)
+
+
+def test_two_folders_have_two_secrets() -> None:
+    found = [
+        load_settings(None, {"DIALSTREAM_EVENTLOG__PATH": name})
+        .connections["dev"]
+        .signing_secrets()
+        for name in ("one", "two")
+    ]
+    assert found[0] != found[1]
+
+
+def test_whoever_configures_connections_gets_no_other() -> None:
+    environ = {
+        "DIALSTREAM_CONNECTIONS__ACME__PROVIDER": "dialpad",
+        "DIALSTREAM_CONNECTIONS__ACME__SECRETS": '["x"]',
+    }
+    assert load_settings(None, environ).connections.keys() == {"acme"}
+    assert not Path("data").exists()
+
+
+# Examples
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 2
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_each_example_can_be_loaded(path: Path) -> None:
+    values = tomllib.loads(path.read_text())
+    for table in values.get("connections", {}).values():
+        for name in table.get("secret_files", []):
+            if not Path(name).is_absolute():
+                Path(name).parent.mkdir(parents=True, exist_ok=True)
+                Path(name).write_text(SECRET)
+    assert load_settings(path, {}).connections
+
+
+def test_one_example_has_every_setting_that_there_is() -> None:
+    """Commented or not: whoever looks for a setting finds it there."""
+    text = "\n".join(path.read_text() for path in EXAMPLES)
+    for section, field in Settings.model_fields.items():
+        if section == "connections":
+            continue
+        model = field.annotation
+        assert model is not None
+        for key in model.model_fields:
+            assert any(line.lstrip("# ").startswith(f"{key} =") for line in text.splitlines()), (
+                f"{section}.{key}"
+            )
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_each_example_says_what_it_is_for(path: Path) -> None:
+    assert path.read_text().startswith("#")
+
+
+# As people see it
+
+
+def test_bad_settings_end_every_command_with_2_and_a_line_for_each_fault(tmp_path: Path) -> None:
+    secret = "".join(reversed(SECRET))
+    table = {
+        "receiver": {"prot": 1},
+        "admin": {"port": -1},
+        "connections": {"acme": {"provider": "dialpad", "secrets": secret}},
+    }
+    Path("dialstream.toml").write_text(tomli_w.dumps(table))
+    for arguments in (("up",), ("receive",), ("tail",), ("config", "show"), ("send", "x.json")):
+        ran = run(*arguments, cwd=tmp_path)
+        assert ran.code == 2, arguments
+        assert ran.stdout == ""
+        for key in ("receiver.prot", "admin.port", "connections.acme.secrets"):
+            assert sum(key in line for line in ran.stderr.splitlines()) == 1
+        assert_no_traceback(ran.stderr)
+        assert secret not in ran.output
+
+
+def test_config_show_masks_every_secret_and_prints_what_config_reads(tmp_path: Path) -> None:
+    Path("s.txt").write_text(OTHER_SECRET)
+    acme = {**ACME, "secrets": [SECRET, "second " + SECRET], "secret_files": ["s.txt"]}
+    table = {"receiver": {"port": 1234}, "connections": {"acme": acme}}
+    Path("dialstream.toml").write_text(tomli_w.dumps(table))
+    shown = run("config", "show", cwd=tmp_path, environment={"DIALSTREAM_ADMIN__PORT": "4321"})
+    as_json = run("config", "show", "--json", cwd=tmp_path)
+    for ran in (shown, as_json):
+        assert ran.code == 0
+        assert SECRET not in ran.output
+        assert OTHER_SECRET not in ran.output
+    values = tomllib.loads(shown.stdout)
+    assert values["receiver"]["port"] == 1234
+    assert values["admin"]["port"] == 4321
+    assert len(values["connections"]["acme"]["secrets"]) == 2
+    assert values["connections"]["acme"]["secret_files"] == ["s.txt"]
+    assert json.loads(as_json.stdout)["receiver"]["port"] == 1234
+    assert load(values).receiver.port == 1234
+
+
+# While it runs
+
+
+def test_a_hangup_reads_files_of_secrets_again_and_keeps_the_old_ones_if_they_are_wrong(
+    make_product: MakeProduct, tmp_path: Path
+) -> None:
+    old, new = SECRET, OTHER_SECRET
+    file = tmp_path / "secret.txt"
+    file.write_text(old)
+    table = {"acme": {"provider": "dialpad", "secret_files": [str(file)]}}
+    product = make_product(settings={"connections": table}).start()
+
+    def accepted(secret: str) -> bool:
+        return product.post(sign(call(new_leg(), 0), secret)).status == 204
+
+    assert (accepted(old), accepted(new)) == (True, False)
+
+    file.write_text(new + "\n")
+    assert (accepted(old), accepted(new)) == (True, False), "files are read when asked to"
+    with product.wire() as kept:  # its connection outlives the change
+        assert kept.ask(request("/webhooks/acme", sign(call(new_leg(), 0), old))).status == 204
+        product.signal(SIGHUP)
+        product.wait_for_log("secrets_reloaded", 1)
+        assert kept.ask(request("/webhooks/acme", sign(call(new_leg(), 0), old))).status == 401
+        assert kept.ask(request("/webhooks/acme", sign(call(new_leg(), 0), new))).status == 204
+
+    for number, broken in enumerate((b"", b"\n", None, "a folder"), 1):
+        file.unlink()
+        if isinstance(broken, bytes):
+            file.write_bytes(broken)
+        elif broken:
+            file.mkdir()
+        product.signal(SIGHUP)
+        lines = product.wait_for_log("secrets_not_reloaded", number)
+        assert "acme" in json.dumps(lines[-1]["faults"]), "which connection is it?"
+        assert (accepted(old), accepted(new)) == (False, True)
+        if file.is_dir():
+            file.rmdir()
+        file.touch()
+
+    file.write_text(old)
+    product.signal(SIGHUP)
+    product.wait_for_log("secrets_reloaded", 2)
+    assert (accepted(old), accepted(new)) == (True, False)
+    assert not product.log("unexpected_error")
+
+
+def test_many_hangups_under_way_lose_nothing(make_product: MakeProduct) -> None:
+    product = make_product().start()
+    leg = new_leg()
+    for seq in range(40):
+        os.kill(product.running.pid, SIGHUP)
+        assert product.post(sign(call(leg, seq))).status == 204
+    found = product.settled().outcomes()
+    assert found["received"] == found["stored"] == 40, "counters outlive a reload"
