@@ -195,6 +195,7 @@ class _Server(uvicorn.Server):
 def _config(app: ASGIApp, **more: object) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        interface="asgi3",
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -61,6 +61,9 @@ IDLE_S = 75.0
 
 SWEEP_S = 0.25
 
+#: Targets of requests that are remembered; usual are a handful.
+MAX_ROUTES = 1000
+
 #: A stored delivery that took longer is worth a line.
 SLOW_S = 1.0
 
@@ -91,6 +94,9 @@ class Hooks:
         self.dormant: frozenset[str] = frozenset()
         self.in_flight = 0
         self.partial_bytes = 0
+        self._routes: dict[bytes, tuple[Door, str | None]] = {}
+        self._no_content = b""
+        self._no_content_for: list[tuple[bytes, bytes]] | None = None
         #: Connections that owe us bytes, and those between requests → since when, longest first.
         self.owing: dict[HookProtocol, float] = {}
         self.idle: dict[HookProtocol, float] = {}
@@ -102,6 +108,25 @@ class Hooks:
         """
         self.doors = {name: Door(name, source) for name, source in sources.items()}
         self.dormant = frozenset(dormant)
+        self._routes.clear()
+
+    def route(self, url: bytes) -> "tuple[Door | None, str | None]":
+        """The connection and the kind that a request's target names."""
+        known = self._routes.get(url)
+        if known is not None:
+            return known
+        root, name, hint = _route(url)
+        door = self.doors.get(name) if root == "webhooks" else None
+        if door is not None and len(self._routes) < MAX_ROUTES:
+            self._routes[url] = door, hint
+        return door, hint
+
+    def no_content(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        """The 204; the server's headers change once a second."""
+        if self._no_content_for is not default_headers:
+            self._no_content_for = default_headers
+            self._no_content = _head(204, default_headers) + b"\r\n"
+        return self._no_content
 
     def protocol(self, **uvicorn: Any) -> "HookProtocol":
         """What uvicorn makes for each connection; set it as ``http``."""
@@ -241,8 +266,7 @@ class HookProtocol(HttpToolsProtocol):
         if self.parser.get_method() != b"POST":
             self._leave_to_application()
             return
-        root, name, hint = _route(self.url)
-        door = self._hooks.doors.get(name) if root == "webhooks" else None
+        door, hint = self._hooks.route(self.url)
         if door is None:
             self._leave_to_application()
             return
@@ -379,20 +403,17 @@ class HookProtocol(HttpToolsProtocol):
     ) -> None:
         if self.transport.is_closing():
             return
-        head = [STATUS_LINE[status]]
-        for name, value in self.server_state.default_headers:
-            head += (name, b": ", value, b"\r\n")
+        default_headers = self.server_state.default_headers
+        if status == HTTPStatus.NO_CONTENT and keep_alive:
+            self.transport.write(self._hooks.no_content(default_headers))
+            return
+        head = _head(status, default_headers)
+        body = b""
         if status != HTTPStatus.NO_CONTENT:
             body = _problem(status, reason, detail)
-            head += (
-                b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body),
-                more,
-                b"\r\n" if keep_alive else _CLOSE + b"\r\n",
-                body,
-            )
-        else:
-            head.append(b"\r\n" if keep_alive else _CLOSE + b"\r\n")
-        self.transport.write(b"".join(head))
+            head += b"content-type: application/problem+json\r\n"
+            head += b"content-length: %d\r\n" % len(body)
+        self.transport.write(head + more + (b"" if keep_alive else _CLOSE) + b"\r\n" + body)
         if not keep_alive:
             self._closing = True
             self.transport.close()
@@ -508,6 +529,12 @@ def _split(path: str) -> tuple[str, str, str | None]:
     if len(parts) == 4:  # noqa: PLR2004
         return parts[1], parts[2], parts[3] or None
     return "", "", None
+
+
+def _head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Status line and headers, without the empty line."""
+    lines = (b"%b: %b\r\n" % header for header in headers)
+    return STATUS_LINE[status] + b"".join(lines)
 
 
 def _announced(headers: list[tuple[bytes, bytes]]) -> int:

@@ -118,7 +118,7 @@ class Report:
     def _saturated_table(self) -> Table:
         table = _table(
             "At saturation, medians of the rounds",
-            *("conn.", "per CPU-s", "of no-op", "per s", "cores", "p50 ms", "p99 ms", "MiB", ""),
+            *("conn.", "req/CPU-s", "of no-op", "req/s", "cores", "p50 ms", "p99 ms", "RSS MiB"),
         )
         for (peer, connections), rounds in sorted(self.saturated.items(), key=self._place):
             ratios = self.ratios(peer, connections)
@@ -131,8 +131,7 @@ class Report:
                 f"{median(r.cores for r in rounds):.2f}",
                 f"{median(r.p50_ms for r in rounds):.1f}",
                 f"{median(r.p99_ms for r in rounds):.1f}",
-                f"{rounds[-1].rss_end_bytes / _MIB:.0f}",
-                _growth(rounds[-1]),
+                _memory(rounds[-1]),
                 end_section=peer == self.peers[-1],
             )
         return table
@@ -144,7 +143,7 @@ class Report:
     def _steady_table(self) -> Table:
         table = _table(
             f"At half of that, {STEADY_CONNECTIONS} connections; latency from when it was due",
-            *("per s", "per CPU-s", "p50 ms", "p99 ms", "posted late, p99 ms"),
+            *("req/s", "req/CPU-s", "p50 ms", "p99 ms", "posted late, p99 ms"),
         )
         for peer, r in self.steady.items():
             table.add_row(
@@ -161,10 +160,10 @@ class Report:
 def _table(title: str, *columns: str) -> Table:
     table = Table("peer", title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
-def _growth(r: Round) -> str:
+def _memory(r: Round) -> str:
     share = r.rss_end_bytes / r.rss_third_bytes - 1
-    return "flat" if abs(share) < _FLAT else f"{share:+.0%}"
+    return f"{r.rss_end_bytes / _MIB:.0f} " + ("flat" if abs(share) < _FLAT else f"{share:+.0%}")

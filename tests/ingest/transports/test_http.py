@@ -348,7 +348,7 @@ def test_a_connection_that_is_taken_out_answers_503_for_a_day(make_product: Make
     assert product.post(sign(call(1, 3), OTHER_SECRET), "gone").status == 404
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"gone": "yesterday"}', "\0" * 9, "7"])
+@pytest.mark.parametrize("text", ["[]", '{"gone": "yesterday"}', "\0" * 9])
 def test_a_damaged_memory_of_connections_does_not_block_the_start(
     make_product: MakeProduct, text: str
 ) -> None:
