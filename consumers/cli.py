@@ -26,9 +26,6 @@ def main() -> None:
     except ConfigError as error:
         ingest_cli.report_faults(error.faults)
         sys.exit(2)
-    except BrokenPipeError:  # `dialstream tail | head`
-        sys.stderr.close()
-        sys.exit(0)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import asyncio
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class Wanted:
 
     def matches(self, stored: StoredRecord) -> bool:
         """By the headers, so that what is not shown is not parsed."""
+        if self.connection not in (None, stored.key.decode().split("/")[0]):
+            return False
         if stored.value is None:
             return self.tombstones and self.type is None and self.id is None
         headers = dict(stored.headers)
@@ -71,7 +74,6 @@ class Wanted:
             (not self.subjects or kind.split(".")[1] in self.subjects)
             and self.type in (None, kind)
             and self.id in (None, headers["ce_id"].decode())
-            and self.connection in (None, stored.key.decode().split("/")[0])
         )
 
 
@@ -106,6 +108,9 @@ def follow_stream(
         asyncio.run(run())
     except KeyboardInterrupt:
         return 0
+    except BrokenPipeError:  # `dialstream tail | head`
+        # Python would complain once more when it flushes what nobody reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -11,14 +11,17 @@ import queue
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping, MutableMapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
 
 from ingest.metrics import LOG_LINES_DROPPED
+
+log = structlog.get_logger()
 
 _DELIVERY = "connection via kind outcome reason ids size_bytes duration_ms stored_in suppressed"
 
@@ -28,7 +31,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     "stopping": ("Not ready any more; what is in flight is finished.", "signal"),
     "stopped": (
         "The end, with the sums since the start.",
-        "received stored repeats refused rejected unavailable",
+        "received stored repeat refused rejected unavailable",
     ),
     "delivery_stored": ("A delivery is durable (level debug).", _DELIVERY),
     "delivery_rejected": (
@@ -103,7 +106,24 @@ def setup_logs(format_: str, level: str) -> "LineWriter":
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
+    # What Python itself would print there, with messages that may quote content.
+    threading.excepthook = lambda fault: log.error("unexpected_error", exc_info=fault.exc_value)
+    sys.unraisablehook = lambda fault: log.error("unexpected_error", exc_info=fault.exc_value)
+    warnings.showwarning = _log_warning
     return writer
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    log.warning(
+        "library", logger="warnings", message=category.__name__, where=[f"{filename}:{lineno}"]
+    )
 
 
 def orjson_text(value: object, **_: object) -> str:

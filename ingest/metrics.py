@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -73,6 +73,9 @@ class Tallies(Collector):
         if key not in self._tallies:
             self._tallies[key] = Tally(connection, via)
         return self._tallies[key]
+
+    def __iter__(self) -> Iterator[tuple[tuple[str, str], Tally]]:
+        return iter(list(self._tallies.items()))
 
     def sums(self) -> dict[str, int]:
         """``received``, and each outcome, over all channels."""

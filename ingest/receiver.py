@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from ingest.metrics import (
     IN_FLIGHT,
     JOURNAL_BYTES,
     JOURNAL_SEGMENTS,
+    TALLIES,
 )
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
@@ -88,8 +90,8 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
                 log.info(
                     "started",
                     role="receiver",
-                    address=url_of(settings.receiver),
-                    admin_address=url_of(settings.admin),
+                    address=_address(public_socket),
+                    admin_address=_address(admin_socket),
                     connections=sorted(settings.connections),
                     eventlog=settings.eventlog.kind,
                     path=str(path),
@@ -104,25 +106,61 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
                 await telling
                 for task in background:
                     task.cancel()
+        sums = TALLIES.sums()
+        log.info(
+            "stopped",
+            received=sums["received"],
+            stored=sums["stored"],
+            repeat=sums["repeat"],
+            rejected=sums["rejected"],
+            refused=sums["refused"],
+            unavailable=sums["unavailable"],
+        )
 
 
 def make_sources(settings: Settings) -> Mapping[str, Source]:
     """The source of each connection. Raises ConfigError where its secrets are wrong."""
-    return {
-        name: PROVIDERS[connection.provider].webhook(connection)
-        for name, connection in settings.connections.items()
-    }
+    sources, faults = {}, []
+    for name, connection in settings.connections.items():
+        try:
+            sources[name] = PROVIDERS[connection.provider].webhook(connection)
+        except ConfigError as error:
+            faults += [f"connections.{name}.{fault}" for fault in error.faults]
+    if faults:
+        raise ConfigError(*faults)
+    return sources
+
+
+class RejectsAlarm:
+    """Says when so much is unreadable that the provider must have changed its payloads."""
+
+    SHARE = 0.05
+    MINUTES = 5
+
+    def __init__(self) -> None:
+        #: (received, rejected) of each channel at the last looks, a minute apart.
+        self._looks: deque[dict[tuple[str, str], tuple[int, int]]] = deque(maxlen=self.MINUTES + 1)
+
+    def look(self) -> None:
+        self._looks.append(
+            {key: (tally.received, tally.outcomes["rejected"]) for key, tally in TALLIES}
+        )
+        for key, now in self._looks[-1].items():
+            then = self._looks[0].get(key, (0, 0))
+            received, rejected = now[0] - then[0], now[1] - then[1]
+            if rejected > received * self.SHARE:
+                log.error("rejects_alarm", connection=key[0], rejected=rejected, received=received)
 
 
 def dormant_connections(path: Path, settings: Settings) -> set[str]:
     """Names that were configured within the last day and are not now; remembers those that are."""
     file = path / "connections.json"
-    try:
-        seen = json.loads(file.read_text())
-    except (OSError, ValueError):
-        seen = {}
     now = time.time()
-    seen = {name: at for name, at in seen.items() if now - at < REMEMBER_S}
+    try:
+        remembered = json.loads(file.read_text())
+        seen = {name: at for name, at in remembered.items() if now - at < REMEMBER_S}
+    except (OSError, ValueError, TypeError, AttributeError):  # it is a help, no more
+        seen = {}
     seen |= dict.fromkeys(settings.connections, now)
     temporary = file.with_suffix(".new")
     with contextlib.suppress(OSError):  # a full disk must not keep us from starting
@@ -171,8 +209,18 @@ def listening(section: Receiver | Admin, name: str) -> Iterator[socket.socket]:
 
 
 def url_of(section: Receiver | Admin) -> str:
-    host = f"[{section.host}]" if ":" in section.host else section.host
-    return f"http://{host}:{section.port}"
+    """Where we are as configured."""
+    return _url(section.host, section.port)
+
+
+def _address(bound: socket.socket) -> str:
+    """Where we really are: the port may have been left to the system."""
+    host, port = bound.getsockname()[:2]
+    return _url(host, port)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def max_connections() -> int:
@@ -229,6 +277,7 @@ def _reload_secrets_on_hangup(hooks: Hooks, settings: Settings) -> None:
 async def _keep_house(path: Path, settings: Settings, journal: JournalPublisher) -> None:
     """Forget what is over, measure what is left, say what is wrong."""
     wrong: tuple[str, ...] = ()
+    alarm = RejectsAlarm()
     while True:
         try:
             usage = await asyncio.to_thread(
@@ -244,6 +293,7 @@ async def _keep_house(path: Path, settings: Settings, journal: JournalPublisher)
             await asyncio.to_thread(dormant_connections, path, settings)
         except Exception as error:
             log.error("housekeeping_failed", exc_info=error)
+        alarm.look()
         now_wrong = tuple(journal.degraded())
         if now_wrong != wrong:
             log.warning("degraded" if now_wrong else "recovered", reasons=list(now_wrong or wrong))

@@ -152,6 +152,10 @@ def _read_file(path: Path, *, required: bool) -> dict[str, Any] | None:
     except tomllib.TOMLDecodeError as error:
         # The message holds a position and at most one character.
         raise ConfigError(f"{path} is no TOML: {error}") from None
+    except (ValueError, RecursionError):  # the parser's own limits
+        raise ConfigError(
+            f"{path} is no TOML: a number or a nesting is beyond all bounds"
+        ) from None
 
 
 def _read_environment(
@@ -193,9 +197,12 @@ def _errors(values: dict[str, Any]) -> list[Any]:
 def _fault(error: Any, variables: Mapping[tuple[str, ...], str], where: str) -> str:
     """One line: the key, what is wrong, what to do. Never the value: it may be a secret."""
     path = tuple(map(str, error["loc"]))
-    source = next(
-        (variables[path[:n]] for n in range(len(path), 0, -1) if path[:n] in variables), where
+    said_by = (
+        variable
+        for at, variable in variables.items()
+        if at[: len(path)] == path[: len(at)]  # above it, or below where a table ought to be
     )
+    source = next(said_by, where)
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), 1, 0.5)

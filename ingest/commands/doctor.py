@@ -1,10 +1,10 @@
 """`dialstream doctor`: what is wrong, and how to mend it."""
 
+import fcntl
 import json
 import os
 import resource
 import shutil
-import socket
 import stat
 import sys
 import time
@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import apsw
 import phonenumbers
 
 from ingest.errors import ConfigError
 from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.segments import Segment, segment_paths
 from ingest.eventlog.topic import KEEP_FREE
+from ingest.receiver import listening
 from ingest.settings import Admin, Receiver, Settings, load_settings
 from schemas.topics import TOPICS
 
@@ -52,8 +54,8 @@ def diagnose(config: Path | None) -> list[Finding]:
     return [
         Finding("good", f"settings are in order; connections: {named}"),
         *_connections(settings),
-        *_port("receiver", settings.receiver),
-        *_port("admin", settings.admin),
+        *_port("receiver", settings.receiver, settings.eventlog.path),
+        *_port("admin", settings.admin, settings.eventlog.path),
         *_disk(settings.eventlog.path),
         *_journal(settings.eventlog.path),
         *_machine(),
@@ -102,21 +104,37 @@ def _connections(settings: Settings) -> Iterator[Finding]:
             )
         for path in connection.secret_files:
             if stat.S_IMODE(path.stat().st_mode) & 0o077:
-                yield Finding("odd", f"{path} can be read by others", f"chmod 600 {path}")
+                yield Finding("bad", f"{path} can be read by others", f"chmod 600 {path}")
 
 
-def _port(name: str, section: Receiver | Admin) -> Iterator[Finding]:
-    with socket.socket(socket.AF_INET6 if ":" in section.host else socket.AF_INET) as probe:
-        probe.settimeout(1)
-        taken = probe.connect_ex((section.host, section.port)) == 0
-    state = "something listens (a receiver, it is hoped)" if taken else "free"
-    yield Finding("good", f"{name} port {section.host}:{section.port}: {state}")
+def _port(name: str, section: Receiver | Admin, path: Path) -> Iterator[Finding]:
+    where = f"{name} port {section.host}:{section.port}"
+    if _receiver_runs(path):
+        yield Finding("good", f"{where}: a receiver is running")
+    else:
+        try:
+            with listening(section, name):
+                yield Finding("good", f"{where} is free")
+        except ConfigError as error:
+            what, _, mend = error.faults[0].rpartition(": ")
+            yield Finding("bad", what, mend)
     if name == "admin" and section.host not in ("127.0.0.1", "::1", "localhost"):
         yield Finding(
             "odd",
             f"admin.host is {section.host}: metrics and health may be public",
             "keep it behind a firewall, or set it to 127.0.0.1",
         )
+
+
+def _receiver_runs(path: Path) -> bool:
+    try:
+        with (path / "receiver.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _disk(path: Path) -> Iterator[Finding]:
@@ -190,20 +208,29 @@ def _journal(path: Path) -> Iterator[Finding]:
         return
     files = [segment for topic in TOPICS for segment in segment_paths(folder / topic)]
     for file in files:
-        segment = Segment(file)
-        if not segment.check():
+        if not _in_order(file):
             yield Finding(
                 "bad",
                 f"{file} is damaged",
                 "stop the receiver and start it again: it saves what can be read",
             )
-        segment.close()
     for damaged in sorted(folder.glob("*/*.damaged")):
         yield Finding(
             "odd", f"{damaged} was damaged and set aside", "look at the disk; then delete it"
         )
     size = sum(file.stat().st_size for file in files)
     yield Finding("good", f"journal: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _in_order(file: Path) -> bool:
+    try:
+        segment = Segment(file)
+        try:
+            return segment.check()
+        finally:
+            segment.close()
+    except apsw.Error:
+        return False
 
 
 def _machine() -> Iterator[Finding]:

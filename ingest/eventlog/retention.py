@@ -143,10 +143,10 @@ def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
 
 def _copy_forward(folder: Path, newest: Path, keep: Sequence[StoredRecord], now_ms: int) -> None:
     """Append ``keep``, less what has got a later record since ``newest`` was the newest segment."""
-    with closing(TopicWriter(folder)) as writer:
-        while True:
+    while True:
+        with suppress(SealedError), closing(TopicWriter(folder)) as writer:
             end = writer.newest()
-            with suppress(SealedError), end.writing():
+            with end.writing():
                 later = end.last_of_keys()
                 for path in segment_paths(folder):
                     if newest <= path < end.path:

@@ -158,7 +158,8 @@ class Report:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table("peer", title=title, title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("peer", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

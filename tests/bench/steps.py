@@ -51,12 +51,21 @@ def _measure_all(bodies: Sequence[bytes], folder: Path) -> Sequence[tuple[str, f
     signed = list(zip(payloads, deliveries, strict=True))
     events = [event for pair in signed for event in source.normalize(*pair)]
     records = [record for event in events for record in records_of(event)]
+
+    def all_of(delivery: Delivery) -> list[Record]:
+        [event] = source.normalize(source.verify(delivery), delivery)
+        return records_of(event)
+
     gc.freeze()  # what was made for the measurement is no part of it
     return [
         ("verify", *_cost(lambda: _each(source.verify, [(d,) for d in deliveries]))),
         ("parse, normalize", *_cost(lambda: _each(source.normalize, signed))),
         ("encode", *_cost(lambda: _each(records_of, [(event,) for event in events]))),
-        ("lane, 64 at a time", *_cost(lambda: uvloop.run(_through_lane(records, 64)))),
+        ("lane", *_cost(lambda: uvloop.run(_through_lane(lambda record: [record], records)))),
+        (
+            "these four, one after the other",
+            *_cost(lambda: uvloop.run(_through_lane(all_of, deliveries))),
+        ),
         *(
             (
                 f"journal, {size} at a time",
@@ -83,14 +92,16 @@ def _each(step: Callable[..., object], items: Sequence[tuple[Any, ...]]) -> None
         step(*item)  # nothing is kept, as in the receiver
 
 
-async def _through_lane(records: Sequence[Record], size: int) -> None:
+async def _through_lane(
+    make: Callable[[Any], Sequence[Record]], items: Sequence[Any], size: int = 64
+) -> None:
     async def commit(_: Sequence[Record]) -> str:
         return "nowhere"
 
     lane = Lane(commit, Room(1 << 30))
-    for at in range(0, len(records), size):
-        for record in records[at : at + size]:
-            lane.append([record]).then(float("inf"), lambda _: None)
+    for at in range(0, len(items), size):
+        for item in items[at : at + size]:
+            lane.append(make(item)).then(float("inf"), lambda _: None)
         await lane.drained()
 
 

@@ -374,6 +374,25 @@ def test_tail_needs_no_receiver_and_no_log(make_product: MakeProduct) -> None:
     assert len(tail(product)) == 2
 
 
+def test_what_tail_cannot_read_is_told_beside_the_events_and_not_among_them(
+    make_product: MakeProduct,
+) -> None:
+    product = make_product().start()
+    product.post(sign(call(1, 1)))
+    product.post(sign({"of": "no known kind"}))
+    product.kill()
+    (segment,) = (product.data / "journal" / "calls").glob("*.sqlite")
+    for part in segment.parent.glob("*.sqlite-*"):
+        part.unlink()
+    segment.write_bytes(b"garbage" * 1000)
+    ran = product.run("tail", "--from-beginning", "--json")
+    assert [json.loads(line)["type"] for line in ran.stdout.splitlines()] == [
+        "dialstream.reject.unknown_kind"
+    ]
+    assert segment.name in ran.stderr
+    assert_no_traceback(ran.stderr)
+
+
 def test_reading_makes_no_files(make_product: MakeProduct) -> None:
     """Not where there is nothing to read: a wrong folder stays as it is."""
     product = make_product()
@@ -515,7 +534,11 @@ def test_doctor_finds_a_damaged_file(make_product: MakeProduct) -> None:
     product.kill()
     (segment,) = (product.data / "journal" / "calls").glob("*.sqlite")
     content = segment.read_bytes()
-    for damage in (b"garbage" * 1000, content[:100] + b"\xff" * 4000 + content[4100:], b"x"):
+    for damage in (
+        b"garbage" * 1000,
+        content[:100] + b"\xff" * 4000 + content[4100:],
+        content[: len(content) // 2],
+    ):
         for part in segment.parent.glob("*.sqlite-*"):
             part.unlink()
         segment.write_bytes(damage)
