@@ -87,7 +87,7 @@ def follow_stream(
     as_json: bool,
 ) -> int:
     """Show what is wanted until ``count``, the end if ``until_end``, or Ctrl-C; the exit code."""
-    show = _show_json if as_json else Shown(Console(highlight=False, soft_wrap=True))
+    show = _show_json if as_json else Shown(_Console(highlight=False, soft_wrap=True))
 
     async def run() -> None:
         shown = 0
@@ -112,6 +112,11 @@ def follow_stream(
         # Python would complain once more when it flushes what nobody reads.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the process with 1
 
 
 class Shown:

@@ -105,6 +105,8 @@ def setup_logs(format_: str, level: str) -> "LineWriter":
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=True,
     )
+    # uvicorn warns of everything that is no HTTP, a line each; whoever likes could fill our disk.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
     # What Python itself would print there, with messages that may quote content.
     threading.excepthook = lambda fault: log.error("unexpected_error", exc_info=fault.exc_value)

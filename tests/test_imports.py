@@ -127,7 +127,7 @@ def test_every_module_can_be_imported_first_and_says_nothing() -> None:
 import importlib, sys, threading, os
 # What others wrote is loaded once, before: it takes long.
 import apsw, httpx, orjson, phonenumbers, prometheus_client, pydantic, rich.console, starlette
-import structlog, typer, uvicorn, uvloop, httptools, jwt, pybase64, tomli_w
+import structlog, typer, uvicorn, uvloop, httptools, jwt, pybase64, tomli_w, rich.text
 for name in sys.argv[1:]:
     process = os.fork()
     if process == 0:

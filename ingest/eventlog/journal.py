@@ -47,6 +47,10 @@ SLOW_COMMIT_S = 0.5
 
 BELIEVED_S = 5.0
 
+#: A segment cannot be opened at the moment: retention or a checkpoint was quicker, or the disk is
+#: so full that SQLite cannot even make the file in which it keeps its locks.
+NOT_NOW = (apsw.BusyError, apsw.CantOpenError, apsw.IOError, FileNotFoundError)
+
 
 def journal_folder(path: Path) -> Path:
     return path / "journal"
@@ -265,8 +269,8 @@ class _Cursor:
                     return []
                 if not self._replaced():
                     self._go(following)
-        except (apsw.BusyError, apsw.CantOpenError, FileNotFoundError):
-            self.close()  # retention or a checkpoint was quicker; the next look finds its way
+        except NOT_NOW:
+            self.close()  # the next look finds its way
         return []
 
     def at_end(self) -> bool:
@@ -277,7 +281,7 @@ class _Cursor:
                         return False
             except CORRUPT:
                 continue
-            except (apsw.BusyError, apsw.CantOpenError):
+            except NOT_NOW:
                 return False  # nobody knows; who asks will ask again
         return True
 

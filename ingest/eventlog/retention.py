@@ -167,7 +167,7 @@ def _last_written_ms(path: Path) -> int:
     try:
         with _opened(path) as segment:
             return (segment.written() or (0, 0))[1]
-    except CORRUPT:
+    except (apsw.Error, OSError):  # it is damaged, or the disk too full to open it
         return path.stat().st_mtime_ns // 1_000_000
 
 

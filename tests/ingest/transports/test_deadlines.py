@@ -126,15 +126,15 @@ def test_headers_that_trickle_end_in_a_closed_connection(product: Product) -> No
         assert taken_s < SILENT_S + SLACK_S
 
 
-@pytest.mark.parametrize("first", [b"", b"P", b"POST /webhooks/acme HTTP/1.1\r\n", b"\r\n"])
-def test_a_connection_that_falls_silent_before_a_request_is_closed(
-    product: Product, first: bytes
-) -> None:
-    with product.wire() as wire:
-        wire.send(first)
-        taken_s = wire.closed_after(8)
-        assert taken_s is not None
-        assert taken_s < SILENT_S + SLACK_S
+def test_a_connection_that_falls_silent_before_a_request_is_closed(product: Product) -> None:
+    first = (b"P", b"\r\n", b"POST /webhooks/acme HTTP/1.1\r\n", b"")
+    with ExitStack() as crowd:
+        wires = [crowd.enter_context(product.wire()) for _ in first]
+        begun = time.monotonic()
+        for wire, said in zip(wires, first, strict=True):
+            wire.send(said)
+        for wire in wires:
+            assert wire.closed_after(begun + SILENT_S + SLACK_S - time.monotonic()) is not None
 
 
 def test_the_second_request_of_a_connection_has_the_same_deadline(product: Product) -> None:
@@ -148,10 +148,9 @@ def test_the_second_request_of_a_connection_has_the_same_deadline(product: Produ
 def test_time_between_two_requests_is_not_time_of_a_body(product: Product) -> None:
     """Senders keep their connections: a pause is no fault."""
     with product.wire() as wire:
-        for seq in range(2):
-            assert wire.ask(request(HOOK, sign(call(new_leg(), seq)))).status == 204
-            time.sleep(BODY_TIMEOUT_S + 1)
-        assert wire.ask(request(HOOK, sign(call(new_leg(), 2)))).status == 204
+        assert wire.ask(request(HOOK, sign(call(new_leg(), 0)))).status == 204
+        time.sleep(BODY_TIMEOUT_S + 1)
+        assert wire.ask(request(HOOK, sign(call(new_leg(), 1)))).status == 204
 
 
 @pytest.mark.parametrize(
