@@ -4,6 +4,7 @@ Run as a program it is a process under a disk that fails.
 """
 
 import asyncio
+import errno
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -300,6 +302,27 @@ async def test_a_crash_while_a_damaged_file_is_replaced_is_mended(
         assert len(saved) > 90
 
 
+async def test_a_file_that_another_process_has_replaced_is_not_replaced_again(
+    template: Template, tmp_path: Path
+) -> None:
+    path = tmp_path / "data"
+    newest = template.copy(path)
+    with closing(TopicWriter(newest.parent)) as late:
+        late.append([record(b"before")])
+        with newest.open("r+b") as file:
+            file.seek(9 * PAGE)
+            file.write(b"\xff" * PAGE)
+        with closing(TopicWriter(newest.parent)) as quick:
+            quick.append([record(b"quick")])
+        after = await read_all(path)
+
+        late._replace_damaged()  # it saw the damage at the same time
+        assert await read_all(path) == after
+        late.append([record(b"late")])
+    assert [one.value for one in await read_all(path)][-3:] == [b"before", b"quick", b"late"]
+    assert len(list(newest.parent.glob("*.sqlite.damaged"))) == 1
+
+
 async def test_a_reader_reads_around_damage_and_says_so_once(
     template: Template, tmp_path: Path
 ) -> None:
@@ -515,6 +538,39 @@ def test_a_file_that_could_not_be_synced_is_never_written_again(
     assert len(numbers) == len(set(numbers))
     for one, number in zip(found, numbers, strict=True):
         assert one.value == value_of(number)
+
+
+async def test_a_file_that_failed_is_left_alone_although_no_other_can_be_made_for_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data"
+    written: list[str] = []
+    broken = True
+
+    class FailingSegment(Segment):
+        def append(self, records: Sequence[Record], written_ms: int) -> int:
+            written.append(self.path.name)
+            if broken and len(written) == 2:
+                raise apsw.IOError("what an fsync that failed becomes")
+            return super().append(records, written_ms)
+
+        @staticmethod
+        def create(folder: Path, first: int, rescued: Sequence[StoredRecord] | None = None) -> None:
+            if broken and written:
+                raise OSError(errno.EIO, "no")
+            Segment.create(folder, first, rescued)
+
+    monkeypatch.setattr(topic_module, "Segment", FailingSegment)
+    async with open_journal(path) as publisher:
+        await published(publisher, b"a")
+        for value in (b"b", b"c", b"d"):
+            with pytest.raises(PublishError, match="disk_error"):
+                await published(publisher, value)
+        assert len(written) == 2
+        broken = False
+        await published(publisher, b"e")
+    assert written[2] > written[0] == written[1]
+    assert [one.value for one in await read_all(path)] == [b"a", b"e"]
 
 
 def value_of(number: int) -> bytes:
