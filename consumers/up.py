@@ -6,16 +6,22 @@ from rich.console import Console
 from rich.text import Text
 
 from consumers.tail import Shown, Wanted
+from ingest.errors import ConfigError
 from ingest.eventlog.journal import open_reader
 from ingest.logs import setup_logs
 from ingest.metrics import TALLIES
 from ingest.receiver import receive, url_of
 from ingest.runner import Stopping, run
-from ingest.settings import Settings
+from ingest.settings import DEFAULT_CONNECTION, Settings
 
 
 def run_everything(settings: Settings, *, demo: bool) -> int:
-    """Run until a signal; the exit code."""
+    """Run until a signal; the exit code. Raises ConfigError if it cannot start."""
+    if demo and DEFAULT_CONNECTION not in settings.connections:
+        raise ConfigError(
+            f"--demo posts invented events to a connection named {DEFAULT_CONNECTION!r}, and there "
+            "is none: run it where there is no settings file, or add one"
+        )
     quiet = demo and settings.logging.format == "auto"  # the events are the output
     logs = setup_logs(settings.logging.format, "error" if quiet else settings.logging.level)
 
@@ -35,14 +41,13 @@ def run_everything(settings: Settings, *, demo: bool) -> int:
 
 
 async def _play(settings: Settings, ready: asyncio.Event) -> None:
-    """Post a simulated company's traffic to the first connection, and show what comes of it."""
+    """Post a simulated company's traffic to ourselves, and show what comes of it."""
     from ingest.simulator.poster import post  # noqa: PLC0415 - nobody else wants an HTTP client
 
-    name, connection = next(iter(settings.connections.items()))
-    secret = connection.signing_secrets()[0].decode()
+    secret = settings.connections[DEFAULT_CONNECTION].signing_secrets()[0].decode()
     console = Console(highlight=False, soft_wrap=True)
     await ready.wait()
-    hook = f"{url_of(settings.receiver)}/webhooks/{name}"
+    hook = f"{url_of(settings.receiver)}/webhooks/{DEFAULT_CONNECTION}"
     console.print(_banner(hook, url_of(settings.admin)))
     try:
         async with (

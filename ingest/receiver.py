@@ -60,6 +60,8 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
 
     Raises ConfigError, before anything is touched, if a port or the data directory is taken.
     """
+    if not settings.connections:
+        raise ConfigError("connections: there is none: add [connections.<name>] to the settings")
     path = settings.eventlog.path
     with ExitStack() as stack:
         stack.enter_context(only_receiver(path))
