@@ -108,7 +108,8 @@ def _run(path: Path, connections: Sequence[int], seconds: float, rounds: int) ->
                 progress.advance(task)
         for name, server in servers.items():
             rate = report.most_per_s(name) / 2
-            report.steady[name] = steady(server, replace(last, count=int(rate * seconds)), rate)
+            bodies = replace(last, count=min(last.count, int(rate * seconds)))
+            report.steady[name] = steady(server, bodies, rate)
             progress.advance(task)
         for name, server in servers.items():
             if server.stored is not None:

@@ -10,6 +10,8 @@ import random
 import sys
 from pathlib import Path
 
+import structlog
+
 from ingest.eventlog import segments, topic
 from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal
 from ingest.eventlog.log import Record
@@ -19,6 +21,9 @@ from schemas.times import now_ms
 
 #: Small enough to be sealed and followed many times before the power goes.
 SEGMENT_BYTES = 512 * 1024
+
+#: So that there are checkpoints within a segment too.
+CHECKPOINT_PAGES = 24
 
 #: Only the last record of each of its keys has to survive.
 COMPACTED = "contacts"
@@ -72,20 +77,22 @@ def mutate(mutant: str) -> None:
         open_segment(self, path)
         self._db.pragma("synchronous", mutant)
 
-    def forget_names(_: Path) -> None:
+    def forget_names(folder: Path) -> None:
         pass
 
     match mutant:
         case "off" | "normal":
             Segment.__init__ = open_carelessly  # type: ignore[method-assign]
         case "names":
-            segments.sync_folder = topic.sync_folder = forget_names
+            for module in (segments, topic):
+                vars(module)["sync_folder"] = forget_names
         case "":
-            pass
+            segments._CHECKPOINT_PAGES = CHECKPOINT_PAGES
         case _:
             sys.exit(f"no mutant {mutant!r}")
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stdout is for the report
     mutate(os.environ.get("POWERCUT_MUTANT", ""))
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
