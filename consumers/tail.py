@@ -15,6 +15,7 @@ from consumers.render import line
 from ingest.errors import ConfigError
 from ingest.eventlog.journal import open_reader
 from ingest.eventlog.log import StoredRecord
+from ingest.logs import setup_logs
 from ingest.settings import Settings
 from schemas.topics import TOPIC_OF, TOPICS
 
@@ -87,6 +88,7 @@ def follow_stream(
     as_json: bool,
 ) -> int:
     """Show what is wanted until ``count``, the end if ``until_end``, or Ctrl-C; the exit code."""
+    logs = setup_logs(settings.logging.format, "warning")
     show = _show_json if as_json else Shown(_Console(highlight=False, soft_wrap=True))
 
     async def run() -> None:
@@ -111,6 +113,8 @@ def follow_stream(
     except BrokenPipeError:  # `dialstream tail | head`
         # Python would complain once more when it flushes what nobody reads.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        logs.close()
     return 0
 
 

@@ -3,6 +3,7 @@
 JWS: https://www.rfc-editor.org/rfc/rfc7515
 """
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,9 @@ _MAX_HEADER = 4096
 
 _B64_OF_SHA256 = 43
 
+#: Of SHA-256, in bytes.
+_BLOCK = 64
+
 
 class CompactJws:
     """Checks compact JWS with HS256, and nothing else, against the current secrets.
@@ -30,7 +34,7 @@ class CompactJws:
         if not secrets or not all(secret.strip(b"\0") for secret in secrets):
             # HMAC pads keys with zeros: one of zeros is the empty one.
             raise ValueError("an empty secret would let anybody sign")
-        self._secrets = tuple(secrets)
+        self._keys = [_prepare(secret) for secret in secrets]
         # Headers of tokens that did verify. A sender uses one or two, and only a holder of the
         # secret can add one, so this needs little room and no clearing.
         self._known_headers: set[bytes] = set()
@@ -52,10 +56,14 @@ class CompactJws:
         # The encoded forms are compared: base64 has several spellings for one signature.
         if len(signature) != _B64_OF_SHA256:
             raise VerificationError("bad_signature")
-        signed = token[: len(header) + 1 + len(payload)]
-        for secret in self._secrets:
-            mac = hmac.digest(secret, signed, "sha256")
-            if hmac.compare_digest(_b64(mac), signature):
+        signed = memoryview(token)[: len(header) + 1 + len(payload)]
+        for inner, outer in self._keys:
+            # HMAC from hashes that have taken the padded key already (RFC 2104 section 4).
+            digest = inner.copy()
+            digest.update(signed)
+            mac = outer.copy()
+            mac.update(digest.digest())
+            if hmac.compare_digest(_b64(mac.digest()), signature):
                 break
         else:
             raise VerificationError("bad_signature")
@@ -65,6 +73,15 @@ class CompactJws:
             return _unb64(payload)
         except ValueError:
             raise VerificationError("not_a_jws") from None
+
+
+def _prepare(secret: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":
+    """The inner and the outer hash of HMAC-SHA256, up to the message."""
+    key = hashlib.sha256(secret).digest() if len(secret) > _BLOCK else secret
+    key = key.ljust(_BLOCK, b"\0")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
+    outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+    return inner, outer
 
 
 def sign_compact_jws(payload: bytes, secret: bytes) -> bytes:
