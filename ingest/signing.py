@@ -25,8 +25,8 @@ _BLOCK = 64
 class CompactJws:
     """Checks compact JWS with HS256, and nothing else, against the current secrets.
 
-    Written by hand because it is the hot path: 5 µs for 1.6 KB, where the quickest library takes
-    30; two libraries are its oracles in the tests. The secret's UTF-8 bytes are the key.
+    Written by hand because it is the hot path: a third of what the quickest library takes, two of
+    which are its oracles in the tests. The secret's UTF-8 bytes are the key.
     """
 
     def __init__(self, secrets: Sequence[bytes]) -> None:

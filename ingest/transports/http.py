@@ -100,6 +100,7 @@ class Hooks:
         self.dormant: frozenset[str] = frozenset()
         self.in_flight = 0
         self.partial_bytes = 0
+        self._submitted: list[Exchange] = []
         self._routes: dict[bytes, tuple[Door, str | None]] = {}
         self._no_content = b""
         self._no_content_for: list[tuple[bytes, bytes]] | None = None
@@ -133,6 +134,19 @@ class Hooks:
             self._no_content_for = default_headers
             self._no_content = _head(204, default_headers) + b"\r\n"
         return self._no_content
+
+    def submit(self, exchange: "Exchange") -> None:
+        """Take a delivery; those of one turn of the event loop go through the pipeline together."""
+        if not self._submitted:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        self._submitted.append(exchange)
+
+    def _hand_over(self) -> None:
+        exchanges, self._submitted = self._submitted, []
+        received_ms = self.now_ms()
+        batch = [(exchange.delivery(received_ms), exchange.door.source) for exchange in exchanges]
+        for exchange, result in zip(exchanges, self.pipeline.accept_all(batch), strict=True):
+            exchange.protocol.handed_over(exchange, result)
 
     def protocol(self, **uvicorn: Any) -> "HookProtocol":
         """What uvicorn makes for each connection; set it as ``http``."""
@@ -202,6 +216,17 @@ class Exchange:
         self.accepted: Accepted | None = None
         #: Why its body was not read to the end, if so.
         self.refused: str | None = None
+
+    def delivery(self, received_ms: int) -> Delivery:
+        pieces = self.pieces
+        return Delivery(
+            connection=self.door.name,
+            via="webhook",
+            headers=self.headers,
+            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
+            received_ms=received_ms,
+            hint=self.hint,
+        )
 
     def settled(self, error: PublishError | None) -> None:
         """The event log has decided."""
@@ -357,33 +382,28 @@ class HookProtocol(HttpToolsProtocol):
     # Deliveries
 
     def _deliver(self, exchange: Exchange) -> None:
-        hooks, door, pieces = self._hooks, exchange.door, exchange.pieces
+        hooks, door = self._hooks, exchange.door
         hooks.in_flight += 1
         door.tally.received += 1
         if exchange.refused is not None:
             self._answer_unread(exchange, exchange.refused)
             return
-        delivery = Delivery(
-            connection=door.name,
-            via="webhook",
-            headers=exchange.headers,
-            body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
-            received_ms=hooks.now_ms(),
-            hint=exchange.hint,
-        )
-        try:
-            accepted = exchange.accepted = hooks.pipeline.accept(delivery, door.source)
-        except VerificationError as error:
-            door.refuse(error.reason, exchange.size)
-            self._finish(exchange, 401, error.reason, "the delivery does not verify")
-        except PublishError as error:
-            self.acknowledge(exchange, error)
-        except Exception as error:
-            log.error("unexpected_error", exc_info=error)
-            self.acknowledge(exchange, PublishError("internal"))
+        hooks.submit(exchange)
+
+    def handed_over(
+        self, exchange: Exchange, result: Accepted | VerificationError | PublishError
+    ) -> None:
+        """The pipeline has taken the delivery, or has not."""
+        if isinstance(result, VerificationError):
+            exchange.door.refuse(result.reason, exchange.size)
+            self._finish(exchange, 401, result.reason, "the delivery does not verify")
+        elif isinstance(result, PublishError):
+            self.acknowledge(exchange, result)
         else:
-            latest = exchange.began + hooks.answer_within_s - ANSWER_S
-            accepted.receipt.then(min(self.loop.time() + PUBLISH_S, latest), exchange.settled)
+            exchange.accepted = result
+            now = self.loop.time()
+            latest = exchange.began + self._hooks.answer_within_s - ANSWER_S
+            result.receipt.then(min(now + PUBLISH_S, latest), exchange.settled)
 
     def acknowledge(self, exchange: Exchange, error: PublishError | None) -> None:
         """Answer a delivery now that the event log has decided."""

@@ -25,8 +25,15 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ingest.errors import PublishError
+from ingest.eventlog import journal as journal_module
 from ingest.eventlog import topic as topic_module
-from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal, open_reader
+from ingest.eventlog.journal import (
+    JournalPublisher,
+    JournalReader,
+    journal_folder,
+    open_journal,
+    open_reader,
+)
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import Segment, left_open, segment_paths
@@ -372,28 +379,45 @@ async def test_readers_and_writers_pass_a_file_that_is_none(
             assert await reader.caught_up()
 
 
+@pytest.mark.parametrize("looks_between", [0, 2])
 async def test_a_reader_in_the_middle_of_a_damaged_file_gets_what_was_rescued_of_it(
-    template: Template, tmp_path: Path
+    template: Template, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks_between: int
 ) -> None:
+    bad: set[int] = set()
+
+    class AgingSegment(Segment):
+        """One of a file that goes bad while it is open."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.inode = path.stat().st_ino
+
+        def read(self, topic: str, after: int, limit: int = sys.maxsize) -> list[StoredRecord]:
+            self.damaged = self.inode in bad
+            return [] if self.damaged else super().read(topic, after, limit)
+
+    monkeypatch.setattr(journal_module, "Segment", AgingSegment)
+    monkeypatch.setattr(JournalReader, "_FETCH", 40)
     path = tmp_path / "data"
     newest = template.copy(path)
-    with newest.open("r+b") as file:
-        file.write(b"\xff" * PAGE)
     newest.with_name(f"{newest.name}-wal").unlink()
-    before = len(template.values) - len(template.newest)
+    wanted = sound_rows(newest, template.file, template.values)
     async with open_reader(path, ["calls"]) as reader:
         found: list[StoredRecord] = []
-        while len(found) < before:
+        while not found or found[-1].position <= min(template.newest) + 30:
             found += await reader.fetch(wait_s=1)
-        assert await reader.fetch(wait_s=0.1) == []  # the rest cannot be read
-
+        bad.add(newest.stat().st_ino)
+        with newest.open("r+b") as file:
+            file.write(b"\xff" * PAGE)
+        for _ in range(looks_between):
+            assert await reader.fetch(wait_s=0) == []
         await goes_on(path)
         while not await reader.caught_up():
             found += await reader.fetch(wait_s=0.1)
-    by_position = {one.position: one.value for one in found}
-    in_file = {at: value for at, value in template.values.items() if at <= before + 150}
-    assert lacking(by_position, in_file) == []
+    assert len(wanted) > 100
+    assert lacking({one.position: one.value for one in found}, wanted) == []
     assert [one.value for one in found[-3:]] == [b"new 1", b"new 2", b"new 3"]
+    assert all(earlier.position < later.position for earlier, later in pairwise(found))
 
 
 # --- a disk that fails --------------------------------------------------------------------------

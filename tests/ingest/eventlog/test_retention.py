@@ -1,5 +1,6 @@
 """The journal forgets what is over, and nothing else."""
 
+import os
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -450,6 +451,28 @@ async def test_a_reader_goes_on_where_a_segment_was_unlinked(tmp_path: Path, fol
     assert await read("g", 3) == ["6", "7", "8"]
     async with open_reader(tmp_path, ["calls"], group="g") as reader:
         assert await reader.fetch(wait_s=0) == []
+
+
+def test_what_is_old_can_go_although_the_disk_is_too_full_to_open_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for topic in ("calls", "messages"):
+        fill(folder, topic, *([(days_ago(50), "k", f"{n}")] for n in range(3)))
+        for path in segment_paths(folder / topic):
+            os.utime(path, (days_ago(50) / 1000, days_ago(50) / 1000))
+
+    class UnopenedSegment(Segment):
+        def __init__(self, path: Path) -> None:
+            raise apsw.IOError(f"no room for the locks of {path.name}")
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(retention, "Segment", UnopenedSegment)
+        tidy(folder, max_bytes=FOREVER, now_ms=NOW_MS)
+    assert values(folder, "calls") == values(folder, "messages") == ["2"]
+    assert [entry["where"] for entry in logs if entry["event"] == "housekeeping_failed"] == [
+        "calls",
+        "messages",
+    ]  # the newest ones could not be sealed
 
 
 def test_two_never_tidy_at_once(folder: Path) -> None:
