@@ -302,11 +302,11 @@ async def test_everybody_who_waits_has_a_deadline_of_their_own(harness: "Harness
             await asyncio.sleep(0.05)
             # What waits behind what is in flight is likely to become durable together.
             one, two = publisher.publish([record("k", "1")]), publisher.publish([record("k", "2")])
-            asked = [(one, 0.3), (two, 0.1), (one, SOON_S), (two, 0.2), (one, 0.15), (two, SOON_S)]
+            asked = [(one, 0.7), (two, 0.1), (one, SOON_S), (two, 0.4), (one, 0.2), (two, SOON_S)]
             answers = [
                 tasks.create_task(outcome(receipt, in_s(wait_s))) for receipt, wait_s in asked
             ]
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.9)
 
     for answer, (_, wait_s) in zip(answers, asked, strict=True):
         word, taken_s = answer.result()
@@ -314,7 +314,7 @@ async def test_everybody_who_waits_has_a_deadline_of_their_own(harness: "Harness
             assert word == harness.where
         else:
             assert word == "timeout"
-            assert wait_s - 0.01 <= taken_s < wait_s + 0.15
+            assert wait_s - 0.01 <= taken_s < wait_s + 0.25
 
 
 async def test_whoever_stops_waiting_disturbs_nobody(harness: "Harness") -> None:

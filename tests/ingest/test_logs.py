@@ -171,15 +171,12 @@ def bodies(aviary: Aviary, payload: dict[str, Any]) -> Iterator[bytes]:
     yield sign(aviary.taint(payload), SECRETS[1])
     yield sign(aviary.taint(payload), FORGED)
     yield json.dumps(aviary.taint(payload)).encode()
-    yield json.dumps(aviary.taint(payload), ensure_ascii=False).encode("utf-16")
     yield sign(json.dumps(aviary.taint(payload)).encode()[:-5], SECRETS[0])
-    yield sign(json.dumps(aviary.taint(payload)).encode() + b"\xff", SECRETS[0])
     yield sign(json.dumps([aviary.taint(payload)]).encode(), SECRETS[0])
     yield sign({"unknown": aviary.taint(payload), aviary.text(): 1}, SECRETS[0])
     yield sign(aviary.taint(payload, words_too=True), SECRETS[0])
     yield sign(_wrong_types(aviary.taint(payload, words_too=True)), SECRETS[0])
     yield sign({**aviary.taint(payload), aviary.text(): aviary.text()}, SECRETS[0])
-    yield sign({**aviary.taint(payload), "exp": 1, "name": aviary.text()}, SECRETS[0])
     yield sign({key: aviary.text() for key in payload}, SECRETS[0])
 
 

@@ -28,8 +28,8 @@ from tests.kit import (
 
 SAMPLES = samples()
 
-#: So many examples for each test: about 15 s for all of them.
-EXAMPLES = int(os.environ.get("DIALSTREAM_TEST_EXAMPLES", "300"))
+#: So many examples for each test: about 10 s for all of them.
+EXAMPLES = int(os.environ.get("DIALSTREAM_TEST_EXAMPLES", "150"))
 _SETTINGS = settings(
     max_examples=EXAMPLES,
     deadline=None,
