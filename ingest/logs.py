@@ -62,7 +62,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "A file is corrupt: it was kept as *.damaged, its readable rows were put in its place.",
         "topic file rescued",
     ),
-    "segment_unreadable": ("A file cannot be read; the reader goes on behind it.", "topic file"),
+    "segment_unreadable": (
+        "A file, or a part of it, cannot be read; the reader goes on behind it.",
+        "topic file",
+    ),
     "segment_expired": (
         "All records in a file were older than the topic keeps them.",
         "topic file",

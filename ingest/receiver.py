@@ -24,6 +24,7 @@ from ingest.delivery import Source
 from ingest.errors import ConfigError
 from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal
 from ingest.eventlog.retention import tidy
+from ingest.eventlog.segments import make_folder
 from ingest.metrics import (
     DISK_FREE_BYTES,
     HTTP_CONNECTIONS,
@@ -175,7 +176,7 @@ def dormant_connections(path: Path, settings: Settings) -> set[str]:
 def only_receiver(path: Path) -> Iterator[None]:
     """Be the only receiver on a data directory; raises ConfigError if there is one."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         descriptor = os.open(path / "receiver.lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ConfigError(

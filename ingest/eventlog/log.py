@@ -45,7 +45,7 @@ class Receipt(Protocol):
 
     @property
     def durable(self) -> bool | None:
-        """True once they are; False if they never will be; None while that is open."""
+        """True once they are; False if that failed (they may still turn up); None while open."""
         ...
 
     @property
