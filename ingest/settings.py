@@ -9,8 +9,9 @@ import json
 import os
 import re
 import secrets
+import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,12 +54,105 @@ class Admin(Section):
 
 
 class EventLog(Section):
-    kind: Literal["journal"] = "journal"
-    #: Journal and what else is kept between starts.
+    kind: Literal["journal", "kafka"] = "journal"
+    #: Journal, spool, and what else is kept between starts.
     path: Path = Path("data")
+    #: What may wait on disk while Kafka is away.
+    spool_max_bytes: Bytes = 10 * 1024**3
     journal_max_bytes: Bytes = 10 * 1024**3
     #: Deliveries that are remembered to tell repeats.
     repeat_max: Annotated[int, Field(ge=0)] = 100_000
+
+
+class Kafka(Section):
+    """The cluster, where the event log is Kafka."""
+
+    #: Comma-separated.
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topic_prefix: Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]*$", max_length=200)] = "telephony."
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 12
+    replication_factor: Annotated[int, Field(ge=1, le=100)] = 3
+    min_insync_replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    #: After that an event goes to the spool.
+    publish_timeout_s: Annotated[float, Field(gt=0, le=3)] = 2.0
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str = ""
+    sasl_password: SecretStr | None = None
+    sasl_password_file: Path | None = None
+    #: The authorities to trust; without, the system's.
+    ssl_cafile: Path | None = None
+    #: Our own certificate, where the cluster asks for one.
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+
+    @property
+    def servers(self) -> list[str]:
+        return [server.strip() for server in self.bootstrap_servers.split(",")]
+
+    @property
+    def with_ssl(self) -> bool:
+        return self.security_protocol in ("SSL", "SASL_SSL")
+
+    @property
+    def with_sasl(self) -> bool:
+        return self.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL")
+
+    def password(self) -> str:
+        """The SASL password; its file is read anew. Raises ConfigError."""
+        if self.sasl_password is not None:
+            return self.sasl_password.get_secret_value()
+        if self.sasl_password_file is None:
+            raise ConfigError("sasl_password: there is none: set it, or sasl_password_file")
+        try:
+            return read_secret(self.sasl_password_file).decode()
+        except OSError as error:
+            raise ConfigError(
+                f"sasl_password_file: {self.sasl_password_file} cannot be read ({error.strerror})"
+            ) from None
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"sasl_password_file: {self.sasl_password_file} is not in UTF-8"
+            ) from None
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """What TLS needs; certificates are read anew. Raises ConfigError."""
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(_unreadable("ssl_cafile", self.ssl_cafile, error)) from None
+        if self.ssl_certfile is not None:
+            try:
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+            except OSError as error:
+                raise ConfigError(_unreadable("ssl_certfile", self.ssl_certfile, error)) from None
+        return context
+
+    def faults(self) -> list[str]:
+        """What is wrong with these settings together, a line each."""
+        faults = []
+        for server in self.servers:
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdigit():
+                faults.append(f"bootstrap_servers: {server!r} is not host:port")
+        if self.min_insync_replicas > self.replication_factor:
+            faults.append(
+                f"min_insync_replicas: {self.min_insync_replicas} replicas cannot be in sync where "
+                f"replication_factor is {self.replication_factor}"
+            )
+        checks: list[Callable[[], object]] = []
+        if self.with_sasl:
+            checks.append(self.password)
+            if not self.sasl_username:
+                faults.append(f"sasl_username: {self.security_protocol} needs one")
+        if self.with_ssl:
+            checks.append(self.ssl_context)
+        for check in checks:
+            try:
+                check()
+            except ConfigError as error:
+                faults += error.faults
+        return faults
 
 
 class Logging(Section):
@@ -106,6 +200,7 @@ class Settings(Section):
     receiver: Receiver = Receiver()
     admin: Admin = Admin()
     eventlog: EventLog = EventLog()
+    kafka: Kafka = Kafka()
     logging: Logging = Logging()
     connections: dict[str, Connection] = {}
 
@@ -124,6 +219,7 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
     variables = _read_environment(values, environ)
     where = str(named or DEFAULT_FILE)
     faults = [_fault(error, variables, where) for error in _errors(values)]
+    faults += _faults_of_kafka(values)
     faults += _faults_of_connections(values)
     if faults:
         raise ConfigError(*faults)
@@ -242,6 +338,20 @@ def _default_connection(settings: Settings) -> dict[str, Connection]:
             f"{path} cannot be written ({error.strerror}): set eventlog.path to a folder that can"
         ) from None
     return {DEFAULT_CONNECTION: Connection(provider="dialpad", secret_files=(path,), region="US")}
+
+
+def _faults_of_kafka(values: dict[str, Any]) -> list[str]:
+    try:
+        kind = EventLog.model_validate(values.get("eventlog", {})).kind
+        kafka = Kafka.model_validate(values.get("kafka", {}))
+    except ValidationError:
+        return []  # told already
+    return [f"kafka.{fault}" for fault in kafka.faults()] if kind == "kafka" else []
+
+
+def _unreadable(key: str, path: Path | None, error: OSError) -> str:
+    what = "is no PEM file that fits" if isinstance(error, ssl.SSLError) else error.strerror
+    return f"{key}: {path} cannot be read ({what})"
 
 
 def _faults_of_connections(values: dict[str, Any]) -> list[str]:

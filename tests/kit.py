@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGTERM, Signals
+from signal import SIGABRT, SIGTERM, Signals
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -293,7 +293,8 @@ def clean_environment(**more: str) -> dict[str, str]:
     ours = {name: text for name, text in os.environ.items() if not name.startswith("DIALSTREAM_")}
     for name in ("FORCE_COLOR", "NO_COLOR", "PYTHONWARNINGS", "PYTHONDEVMODE"):
         ours.pop(name, None)
-    return {**ours, "PYTHONUNBUFFERED": "", "COLUMNS": "200", **more}
+    usual = {"PYTHONUNBUFFERED": "", "PYTHONFAULTHANDLER": "1", "COLUMNS": "200"}
+    return {**ours, **usual, **more}
 
 
 @dataclass(slots=True)
@@ -385,6 +386,8 @@ class Product:
             if self.readyz() == 200:
                 return self
             time.sleep(0.02)
+        process.send_signal(SIGABRT)  # it tells where it stands
+        process.wait(5)
         raise AssertionError(f"not ready within {timeout_s} s\n{self.stderr}")
 
     def readyz(self) -> int | None:
