@@ -77,12 +77,25 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     raise typer.Exit(show(diagnose(config), as_json=as_json))
 
 
-def topics_create(config: ConfigOption = None) -> None:
-    """Make the topics that are missing. Never alters those that are there."""
+def topics_create(
+    group: Annotated[
+        str | None,
+        typer.Option(help="Also the topic for what this consumer group cannot handle."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make the topics that are missing. Never alters those that are there.
+
+    Exits with 1 if one could not be made, or differs so that a promise is broken.
+    """
+    import re
+
     from ingest.commands.topics import create_topics
     from ingest.settings import load_settings
 
-    raise typer.Exit(create_topics(load_settings(config)))
+    if group is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", group):
+        raise typer.BadParameter("letters, digits, . _ - are allowed", param_hint="--group")
+    raise typer.Exit(create_topics(load_settings(config), group))
 
 
 def schemas_export() -> None:

@@ -1,5 +1,6 @@
 """`dialstream doctor`: what is wrong, and how to mend it."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -8,7 +9,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,24 @@ from typing import Literal
 import apsw
 import phonenumbers
 
+from ingest.commands.topics import grant, hidden, leaderless, what_differs
 from ingest.errors import ConfigError
+from ingest.eventlog.cluster import (
+    MIN_INSYNC_REPLICAS,
+    Cluster,
+    ClusterError,
+    Fault,
+    FoundTopic,
+    Operation,
+    describe,
+    may_write,
+    open_cluster,
+)
 from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.segments import Segment, segment_paths
 from ingest.eventlog.topic import KEEP_FREE
 from ingest.receiver import listening
-from ingest.settings import Admin, Receiver, Settings, load_settings
+from ingest.settings import Admin, Kafka, Receiver, Settings, load_settings
 from schemas.topics import TOPICS
 
 #: HS256 keys are as strong as their length; RFC 7518 section 3.2 asks for 32 bytes.
@@ -29,6 +42,9 @@ STRONG_SECRET = 32
 
 SLOW_FSYNC_S = 0.05
 FSYNCS = 20
+
+#: For all that is asked of Kafka, the connection included.
+KAFKA_S = 15.0
 
 #: Below this, idle connections can crowd out honest ones.
 DESCRIPTORS = 4096
@@ -57,7 +73,11 @@ def diagnose(config: Path | None) -> list[Finding]:
         *_port("receiver", settings.receiver, settings.eventlog.path),
         *_port("admin", settings.admin, settings.eventlog.path),
         *_disk(settings.eventlog.path),
-        *_journal(settings.eventlog.path),
+        *(
+            _kafka(settings.kafka)
+            if settings.eventlog.kind == "kafka"
+            else _journal(settings.eventlog.path)
+        ),
         *_machine(),
     ]
 
@@ -231,6 +251,124 @@ def _in_order(file: Path) -> bool:
             segment.close()
     except apsw.Error:
         return False
+
+
+def _kafka(kafka: Kafka) -> Sequence[Finding]:
+    findings: list[Finding] = []
+
+    async def look() -> None:
+        async with asyncio.timeout(KAFKA_S), open_cluster(kafka) as (client, faults):
+            findings.extend(_as_found(fault) for fault in faults)
+            cluster = await describe(client, [kafka.topic_prefix + name for name in TOPICS])
+            findings.extend(judge_cluster(cluster, kafka))
+            if cluster.topics and not await may_write(client):
+                findings.append(
+                    Finding(
+                        "bad",
+                        "the cluster lets us not write idempotently",
+                        grant(kafka, "Write"),
+                    )
+                )
+
+    try:
+        asyncio.run(look())
+    except ClusterError as error:
+        findings += [_as_found(fault) for fault in error.faults]
+    except ConfigError as error:
+        findings += [Finding("bad", f"kafka.{fault}", "mend it") for fault in error.faults]
+    except TimeoutError:
+        findings.append(
+            Finding(
+                "bad",
+                f"Kafka has not told everything within {KAFKA_S:.0f} s",
+                "look at the brokers, then try again",
+            )
+        )
+    return findings
+
+
+def judge_cluster(cluster: Cluster, kafka: Kafka) -> Iterator[Finding]:
+    """What is to be said of a cluster and our topics; of several topics with one fault, once."""
+    yield Finding("good", f"Kafka cluster {cluster.cluster_id}: {cluster.brokers} broker(s)")
+    if cluster.brokers < kafka.replication_factor:
+        yield Finding(
+            "odd",
+            f"{cluster.brokers} broker(s) are up, and kafka.replication_factor is "
+            f"{kafka.replication_factor}",
+            "start the others, or set it to what there is; topics cannot be made meanwhile",
+        )
+    topics = {kafka.topic_prefix + name: topic for name, topic in TOPICS.items()}
+    missing = [name for name in topics if name not in {*cluster.topics, *cluster.hidden}]
+    if missing:
+        yield Finding(
+            "bad", f"{_named(missing)}: missing, so events wait on disk", "dialstream topics create"
+        )
+    if cluster.hidden:
+        yield _as_found(hidden(kafka), cluster.hidden)
+    faults: dict[tuple[str, str], list[tuple[str, Fault]]] = {}
+    sound = 0
+    for name, found in cluster.topics.items():
+        wrong = [
+            *leaderless(found),
+            *_copies(found),
+            *_rights(found, kafka),
+            *what_differs(found, topics[name], kafka),
+        ]
+        sound += not wrong
+        for fault in wrong:
+            faults.setdefault((fault.state, fault.what), []).append((name, fault))
+    for same in faults.values():
+        yield _as_found(same[0][1], [name for name, _ in same])
+    if sound:
+        yield Finding("good", f"{sound} of {len(topics)} topics are as they should be")
+
+
+def _copies(found: FoundTopic) -> Iterator[Fault]:
+    """How many brokers may fail."""
+    least = int((found.configs or {}).get(MIN_INSYNC_REPLICAS, "1"))
+    factor = found.replication_factor
+    if any(partition.in_sync < least for partition in found.partitions):
+        yield Fault(
+            f"fewer replicas are in sync than {MIN_INSYNC_REPLICAS}: it takes no events, they wait "
+            "on disk",
+            "start the brokers that are down",
+        )
+    elif any(partition.in_sync < partition.replicas for partition in found.partitions):
+        yield Fault(
+            "not all replicas are in sync", "start the brokers that are down, or wait", "odd"
+        )
+    if factor == 1:
+        yield Fault(
+            "there is one copy: with its disk acknowledged events are gone",
+            "for more than trying it out set kafka.replication_factor = 3 on three brokers",
+            "odd",
+        )
+    elif factor == least:
+        yield Fault(
+            f"{MIN_INSYNC_REPLICAS} is the replication factor: while one broker is down events "
+            "wait on disk",
+            "have one replica more, e.g. 3 with kafka.min_insync_replicas = 2",
+            "odd",
+        )
+
+
+def _rights(found: FoundTopic, kafka: Kafka) -> Iterator[Fault]:
+    if Operation.WRITE not in found.operations:
+        yield Fault("the right Write is missing: events wait on disk", grant(kafka, "Write"))
+    if Operation.READ not in found.operations:
+        yield Fault(
+            "the right Read is missing: `tail` and consumers need it", grant(kafka, "Read"), "odd"
+        )
+
+
+def _as_found(fault: Fault, topics: Sequence[str] = ()) -> Finding:
+    what = f"{_named(topics)}: {fault.what}" if topics else fault.what
+    mend = f"{fault.mend}; likewise for the others" if len(topics) > 1 else fault.mend
+    return Finding(fault.state, what, mend)
+
+
+def _named(topics: Sequence[str]) -> str:
+    return ", ".join(topics) if len(topics) < len(TOPICS) else "all topics"
 
 
 def _machine() -> Iterator[Finding]:
