@@ -13,8 +13,8 @@ from rich.console import Console
 
 from consumers.render import line
 from ingest.errors import ConfigError
-from ingest.eventlog.journal import open_reader
-from ingest.eventlog.log import StoredRecord
+from ingest.eventlog.kinds import open_reader
+from ingest.eventlog.log import Start, StoredRecord
 from ingest.logs import setup_logs
 from ingest.settings import Settings
 from schemas.topics import TOPIC_OF, TOPICS
@@ -93,8 +93,8 @@ def follow_stream(
 
     async def run() -> None:
         shown = 0
-        start = "earliest" if from_beginning else "latest"
-        async with open_reader(settings.eventlog.path, wanted.topics, start=start) as reader:  # type: ignore[arg-type]
+        start: Start = "earliest" if from_beginning else "latest"
+        async with open_reader(settings, wanted.topics, start=start) as reader:
             while True:
                 for stored in await reader.fetch(wait_s=0.2):
                     if wanted.matches(stored):

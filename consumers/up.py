@@ -7,7 +7,7 @@ from rich.text import Text
 
 from consumers.tail import Shown, Wanted
 from ingest.errors import ConfigError
-from ingest.eventlog.journal import open_reader
+from ingest.eventlog.kinds import open_reader
 from ingest.logs import setup_logs
 from ingest.metrics import TALLIES
 from ingest.receiver import receive, url_of
@@ -51,9 +51,7 @@ async def _play(settings: Settings, ready: asyncio.Event) -> None:
     console.print(_banner(hook, url_of(settings.admin)))
     try:
         async with (
-            open_reader(
-                settings.eventlog.path, Wanted.everything().topics, start="latest"
-            ) as reader,
+            open_reader(settings, Wanted.everything().topics, start="latest") as reader,
             asyncio.TaskGroup() as tasks,
         ):
             await reader.fetch(wait_s=0)  # now its place is the end

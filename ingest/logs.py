@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Mapping, MutableMapping
@@ -52,7 +53,33 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     "secrets_not_reloaded": ("SIGHUP: they are wrong; the old ones stay.", "faults"),
     "degraded": ("Records are still accepted, but something is wrong.", "reasons"),
     "recovered": ("What was wrong no longer is.", "reasons"),
-    "journal_refuses": ("The disk does not take records: deliveries get 503.", "topic reason"),
+    "disk_refuses": (
+        "The disk under journal or spool does not take records: deliveries get 503.",
+        "store topic reason",
+    ),
+    "kafka_connected": ("There is a producer.", ""),
+    "kafka_unreachable": (
+        "There is no producer; it is tried again for as long as it takes, told once a kind.",
+        "error",
+    ),
+    "kafka_given_up": ("The producer is of no use any more; a new one is made.", "reason"),
+    "topics_weak": (
+        "Their min.insync.replicas is below the setting: what is stored may go with a broker.",
+        "topics",
+    ),
+    "topics_not_checked": ("Whether topics are weak could not be found out.", "error"),
+    "spool_found": ("An earlier run has left records in the spool.", "topic records"),
+    "spool_begun": ("Kafka takes too long: this topic's records go to the spool.", "topic reason"),
+    "spool_drained": (
+        "Kafka has all of the spool; new ones go there directly.",
+        "topic seconds",
+    ),
+    "topics_missing": ("The cluster has no such topics; the others are read.", "topics"),
+    "reader_not_closed": ("Saying goodbye to Kafka took too long.", "error"),
+    "record_refused": (
+        "Kafka refuses a record for good; its beginning is kept on the rejects topic.",
+        "topic reason size_bytes",
+    ),
     "housekeeping_failed": ("Tidying the journal failed; it is tried again.", "error where"),
     "segment_abandoned": (
         "The disk failed to write this file; a new one was begun.",
@@ -79,7 +106,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "topic file kept",
     ),
     "unexpected_error": ("A fault of ours.", "error where logger"),
-    "library": ("A library has something to say.", "logger message error where"),
+    "library": (
+        "A library has something to say; one line in 10 s of each kind.",
+        "logger message error where suppressed",
+    ),
 }
 
 _ALWAYS = frozenset(("event", "level", "timestamp"))
@@ -110,6 +140,8 @@ def setup_logs(format_: str, level: str) -> "LineWriter":
     )
     # uvicorn warns of everything that is no HTTP, a line each; whoever likes could fill our disk.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # What becomes of connections to Kafka is told by lines of our own.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
     # What Python itself would print there, with messages that may quote content.
     threading.excepthook = lambda fault: log.error("unexpected_error", exc_info=fault.exc_value)
@@ -205,15 +237,41 @@ class LineWriter:
                 LOG_LINES_DROPPED.inc()
 
 
+class Sample:
+    """Lets one in `EVERY_S` through and counts the others."""
+
+    EVERY_S = 10.0
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._suppressed = 0
+
+    def take(self, now: float) -> int | None:
+        """How many were held back since the last one; None if this one is held back."""
+        if self._last is not None and now - self._last < self.EVERY_S:
+            self._suppressed += 1
+            return None
+        suppressed, self._suppressed, self._last = self._suppressed, 0, now
+        return suppressed
+
+
 class _FromLibraries(logging.Handler):
-    """Lines of libraries that use the standard logging."""
+    """Lines of libraries that use the standard logging. Some have one for every try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._samples: dict[str, Sample] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
+        suppressed = self._samples.setdefault(str(record.msg), Sample()).take(time.monotonic())
+        if suppressed is None:
+            return
         structlog.get_logger().log(
             record.levelno,
             "library" if error is None else "unexpected_error",
             logger=record.name,
             message=record.getMessage().strip(),
             **({} if error is None else {"exc_info": error}),
+            **({"suppressed": suppressed} if suppressed else {}),
         )

@@ -3,12 +3,20 @@
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from ingest.pipeline import Accepted, Outcome
+
+if TYPE_CHECKING:
+    from ingest.eventlog.spool import Spool
 
 REGISTRY = CollectorRegistry()
 
@@ -156,8 +164,8 @@ REGISTRY.register(TALLIES)
 
 COMMIT_SECONDS = Histogram(
     "dialstream_commit_seconds",
-    "How long the event log takes to make a group of records durable.",
-    ["topic"],
+    "How long a store (journal, kafka, spool) takes to make a group of records durable.",
+    ["topic", "store"],
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4),
     registry=REGISTRY,
 )
@@ -179,6 +187,68 @@ DISK_FREE_BYTES = Gauge(
     "Free on the file system of the data directory. Below 5 % deliveries get 503.",
     registry=REGISTRY,
 )
+SPOOLED = Counter(
+    "dialstream_spooled",
+    "Records that went to the spool because Kafka took too long.",
+    ["topic"],
+    registry=REGISTRY,
+)
+DRAINED = Counter(
+    "dialstream_drained",
+    "Records that Kafka got from the spool; some of them again after a crash.",
+    ["topic"],
+    registry=REGISTRY,
+)
+KAFKA_REBUILDS = Counter(
+    "dialstream_kafka_rebuilds",
+    "Producers that were given up: out_of_order, fenced, unknown_producer, hung, settings.",
+    ["reason"],
+    registry=REGISTRY,
+)
+KAFKA_CONNECTED = Gauge(
+    "dialstream_kafka_connected", "Whether there is a producer that works.", registry=REGISTRY
+)
+
+
+class SpoolGauge(Collector):
+    """How much waits in the spool, and for how long it lasts; nothing while there is no spool."""
+
+    def __init__(self) -> None:
+        self._spool: Spool | None = None
+
+    def watch(self, spool: "Spool | None") -> None:
+        """From now on tell of this one."""
+        self._spool = spool
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        if self._spool is None:
+            return
+        records = GaugeMetricFamily(
+            "dialstream_spool_records", "Records that wait for Kafka.", labels=["topic"]
+        )
+        size = GaugeMetricFamily(
+            "dialstream_spool_bytes", "The files that they are in.", labels=["topic"]
+        )
+        oldest = GaugeMetricFamily(
+            "dialstream_spool_oldest_seconds", "Age of the first of them.", labels=["topic"]
+        )
+        waiting = self._spool.waiting()
+        for topic in self._spool.places:
+            found = waiting.get(topic)
+            records.add_metric([topic], found.records if found else 0)
+            size.add_metric([topic], found.size_bytes if found else 0)
+            oldest.add_metric([topic], found.oldest_s if found else 0)
+        yield from (records, size, oldest)
+        yield GaugeMetricFamily(
+            "dialstream_spool_minutes_left",
+            "For how long the spool has room at the pace of the last minute. Full, it means 503.",
+            value=self._spool.minutes_left(),
+        )
+
+
+SPOOL = SpoolGauge()
+REGISTRY.register(SPOOL)
+
 LOG_LINES_DROPPED = Counter(
     "dialstream_log_lines_dropped",
     "Log lines that nobody took from us in time.",

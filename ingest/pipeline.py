@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ParamSpec, TypeVar
 
-import pybase64
 import structlog
 
 from ingest.delivery import Delivery, Source, Verified
 from ingest.errors import DeliveryError, PublishError, UnreadableError, VerificationError
 from ingest.eventlog.log import Publisher, Receipt, Record, Settled, records_of
-from schemas.event import Event, digest_of_bytes
-from schemas.times import rfc3339
+from ingest.rejects import reject_event
+from schemas.event import Event
 
 log = structlog.get_logger()
 
@@ -184,29 +183,16 @@ class All:
 
 def reject(delivery: Delivery, source: Source, error: UnreadableError) -> Event:
     """An authentic delivery that cannot be read, kept whole for a later version to read."""
-    digest = digest_of_bytes(delivery.body)
-    connection = delivery.connection
-    return Event(
-        type=f"dialstream.reject.{error.reason}",
-        subject_kind="reject",
-        id=f"reject:{connection}:{error.reason}:{digest}",
-        subject=f"reject/{digest}",
-        key=connection,
-        time_ms=delivery.received_ms,
-        recorded_ms=delivery.received_ms,
-        via="derived",
-        provider="dialstream",
-        connection=connection,
-        data={
-            "reason": error.reason,
-            "detail": error.detail,
-            "via": delivery.via,
-            "received_at": rfc3339(delivery.received_ms),
-            "headers": {
-                name.decode("latin-1"): value.decode("latin-1")
-                for name, value in delivery.headers
-                if name in source.signing_headers
-            },
-            "body_base64": pybase64.b64encode(delivery.body).decode(),
+    return reject_event(
+        delivery.connection,
+        error.reason,
+        error.detail,
+        via=delivery.via,
+        received_ms=delivery.received_ms,
+        body=delivery.body,
+        headers={
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in delivery.headers
+            if name in source.signing_headers
         },
     )

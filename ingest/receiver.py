@@ -22,7 +22,9 @@ from starlette.types import ASGIApp
 from ingest.admin import create_admin
 from ingest.delivery import Source
 from ingest.errors import ConfigError
-from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal
+from ingest.eventlog.journal import journal_folder
+from ingest.eventlog.kinds import open_log
+from ingest.eventlog.log import EventLog
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import make_folder
 from ingest.metrics import (
@@ -31,6 +33,7 @@ from ingest.metrics import (
     IN_FLIGHT,
     JOURNAL_BYTES,
     JOURNAL_SEGMENTS,
+    QUEUE_BYTES,
     TALLIES,
 )
 from ingest.pipeline import Pipeline
@@ -41,6 +44,8 @@ from ingest.transports.http import Hooks
 from schemas.times import now_ms
 
 log = structlog.get_logger()
+
+ROLE = "receiver"
 
 #: After SIGTERM we say that we are not ready, and go on for so long, in seconds.
 UNREADY_S = 1.0
@@ -68,9 +73,9 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
         stack.enter_context(only_receiver(path))
         public_socket = stack.enter_context(listening(settings.receiver, "receiver"))
         admin_socket = stack.enter_context(listening(settings.admin, "admin"))
-        async with open_journal(path) as journal:
+        async with open_log(settings, ROLE) as eventlog:
             hooks = Hooks(
-                Pipeline(journal, settings.eventlog.repeat_max),
+                Pipeline(eventlog, settings.eventlog.repeat_max),
                 max_body_bytes=settings.receiver.max_body_bytes,
                 body_timeout_s=settings.receiver.body_timeout_s,
                 answer_within_s=settings.receiver.answer_within_s,
@@ -79,20 +84,22 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
             )
             hooks.serve(make_sources(settings), dormant_connections(path, settings))
             public = _Server(_config(hooks.application, http=hooks.protocol))
+            QUEUE_BYTES.set_function(lambda: eventlog.queued_bytes)
             IN_FLIGHT.set_function(lambda: hooks.in_flight)
             HTTP_CONNECTIONS.set_function(lambda: len(public.server_state.connections))
-            admin = _Server(_config(create_admin(_refusing(journal, stopping), journal.degraded)))
-            _reload_secrets_on_hangup(hooks, settings)
+            refusing = _refusing(eventlog, stopping)
+            admin = _Server(_config(create_admin(refusing, eventlog.degraded)))
+            _reload_secrets_on_hangup(hooks, settings, eventlog)
             async with asyncio.TaskGroup() as tasks:
                 serving = tasks.create_task(public.serve([public_socket]))
                 telling = tasks.create_task(admin.serve([admin_socket]))
                 background = [
                     tasks.create_task(hooks.sweep()),
-                    tasks.create_task(_keep_house(path, settings, journal)),
+                    tasks.create_task(_keep_house(path, settings, eventlog)),
                 ]
                 log.info(
                     "started",
-                    role="receiver",
+                    role=ROLE,
                     address=_address(public_socket),
                     admin_address=_address(admin_socket),
                     connections=sorted(settings.connections),
@@ -259,11 +266,11 @@ def _config(app: ASGIApp, **more: object) -> uvicorn.Config:
     )
 
 
-def _refusing(journal: JournalPublisher, stopping: Stopping) -> Callable[[], str | None]:
-    return lambda: "stopping" if stopping.asked else journal.refusing()
+def _refusing(eventlog: EventLog, stopping: Stopping) -> Callable[[], str | None]:
+    return lambda: "stopping" if stopping.asked else eventlog.refusing()
 
 
-def _reload_secrets_on_hangup(hooks: Hooks, settings: Settings) -> None:
+def _reload_secrets_on_hangup(hooks: Hooks, settings: Settings, eventlog: EventLog) -> None:
     def reload() -> None:
         try:
             hooks.serve(
@@ -272,33 +279,36 @@ def _reload_secrets_on_hangup(hooks: Hooks, settings: Settings) -> None:
         except ConfigError as error:
             log.error("secrets_not_reloaded", faults=list(error.faults))
         else:
+            eventlog.reconnect()
             log.info("secrets_reloaded", connections=sorted(settings.connections))
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
-async def _keep_house(path: Path, settings: Settings, journal: JournalPublisher) -> None:
+async def _keep_house(path: Path, settings: Settings, eventlog: EventLog) -> None:
     """Forget what is over, measure what is left, say what is wrong."""
     wrong: tuple[str, ...] = ()
     alarm = RejectsAlarm()
     while True:
         try:
-            usage = await asyncio.to_thread(
-                tidy,
-                journal_folder(path),
-                max_bytes=settings.eventlog.journal_max_bytes,
-                now_ms=now_ms(),
-            )
-            for topic, used in usage.items():
-                JOURNAL_BYTES.labels(topic).set(used.size_bytes)
-                JOURNAL_SEGMENTS.labels(topic).set(used.segments)
+            if settings.eventlog.kind == "journal":
+                await _tidy_journal(path, settings.eventlog.journal_max_bytes)
             DISK_FREE_BYTES.set(shutil.disk_usage(path).free)
             await asyncio.to_thread(dormant_connections, path, settings)
         except Exception as error:
             log.error("housekeeping_failed", exc_info=error)
         alarm.look()
-        now_wrong = tuple(journal.degraded())
+        now_wrong = tuple(eventlog.degraded())
         if now_wrong != wrong:
             log.warning("degraded" if now_wrong else "recovered", reasons=list(now_wrong or wrong))
             wrong = now_wrong
         await asyncio.sleep(HOUSEKEEPING_S)
+
+
+async def _tidy_journal(path: Path, max_bytes: int) -> None:
+    usage = await asyncio.to_thread(
+        tidy, journal_folder(path), max_bytes=max_bytes, now_ms=now_ms()
+    )
+    for topic, used in usage.items():
+        JOURNAL_BYTES.labels(topic).set(used.size_bytes)
+        JOURNAL_SEGMENTS.labels(topic).set(used.segments)

@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import apsw
 import structlog
 
 from ingest.errors import PublishError
 from ingest.eventlog.lanes import Group, Lane, Room
-from ingest.eventlog.log import Record, StoredRecord
+from ingest.eventlog.log import Record, Start, StoredRecord
 from ingest.eventlog.segments import (
     CORRUPT,
     Segment,
@@ -32,7 +32,6 @@ from ingest.eventlog.segments import (
 )
 from ingest.eventlog.topic import SEGMENT_BYTES, TopicWriter, disk_full
 from ingest.metrics import COMMIT_SECONDS
-from ingest.metrics import QUEUE_BYTES as METRIC_QUEUE_BYTES
 from schemas.topics import TOPICS
 
 log = structlog.get_logger()
@@ -57,24 +56,41 @@ def journal_folder(path: Path) -> Path:
 
 
 class JournalPublisher:
-    """Publisher on a folder. Use `open_journal`."""
+    """Publisher on a folder. Use `open_journal`.
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+    ``where``: what receipts call it; the spool in front of Kafka is one of these too.
+    """
+
+    def __init__(
+        self, folder: Path, segment_bytes: int = SEGMENT_BYTES, where: str = "journal"
+    ) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
+        self._where = where
         self._room = Room(QUEUE_BYTES)
         # A thread a topic: one topic's slow disk flush is not another's.
         self._threads = ThreadPoolExecutor(len(TOPICS), "journal")
         self._writers: dict[str, TopicWriter] = {}
         self._lanes: dict[str, Lane] = {}
         self._recent_commits_s: deque[float] = deque(maxlen=100)
-        METRIC_QUEUE_BYTES.set_function(lambda: self._room.used)
         self._refused: tuple[str, float] | None = None
 
     def publish(self, records: Sequence[Record]) -> Group:
         topic = records[0].topic
         lane = self._lanes.get(topic) or self._open_lane(topic)
         return lane.append(records)
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._room.used
+
+    def reconnect(self) -> None:
+        pass
+
+    def last(self, topic: str) -> int:
+        """Position of the last record of a topic that this publisher has made durable; or 0."""
+        writer = self._writers.get(topic)
+        return 0 if writer is None else writer.last
 
     def degraded(self) -> Sequence[str]:
         slow = sorted(self._recent_commits_s)
@@ -104,7 +120,7 @@ class JournalPublisher:
         writer = TopicWriter(self._folder / topic, self._segment_bytes)
         self._writers[topic] = writer
         loop = asyncio.get_running_loop()
-        seconds = COMMIT_SECONDS.labels(topic)
+        seconds = COMMIT_SECONDS.labels(topic, self._where)
 
         async def commit(records: Sequence[Record]) -> str:
             begun = time.perf_counter()
@@ -112,7 +128,7 @@ class JournalPublisher:
                 await loop.run_in_executor(self._threads, writer.append, records)
             except PublishError as error:
                 if self._refused is None or self._refused[0] != error.reason:
-                    log.error("journal_refuses", topic=topic, reason=error.reason)
+                    log.error("disk_refuses", store=self._where, topic=topic, reason=error.reason)
                 self._refused = error.reason, time.monotonic()
                 raise
             finally:
@@ -120,7 +136,7 @@ class JournalPublisher:
                 self._recent_commits_s.append(taken)
                 seconds.observe(taken)
             self._refused = None
-            return "journal"
+            return self._where
 
         lane = self._lanes[topic] = Lane(commit, self._room)
         return lane
@@ -148,16 +164,17 @@ class JournalReader:
 
     #: Between two looks: short while records come, longer while none do.
     _PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2)
-    _FETCH = 500
+    #: Of each topic, at a time.
+    _FETCH, _FETCH_BYTES = 500, 8 * 1024 * 1024
 
     def __init__(
         self,
         folder: Path,
         topics: Sequence[str],
         group: str | None,
-        start: Literal["earliest", "latest"],
+        start: Start,
     ) -> None:
-        self._cursors = {topic: _Cursor(folder / topic) for topic in topics}
+        self._cursors = {topic: Cursor(folder / topic) for topic in topics}
         self._group = None if group is None else _Group(folder / "groups" / group)
         self._start = start
         self._placed: set[str] = set()
@@ -220,7 +237,7 @@ class JournalReader:
                 elif self._start == "latest":
                     cursor.go_to_end()
                 self._placed.add(topic)
-            found.append(cursor.read(topic, self._FETCH))
+            found.append(cursor.read(topic, self._FETCH, self._FETCH_BYTES))
         # Topics side by side as they were written, each in its own order whatever the clock does.
         return list(heapq.merge(*found, key=lambda record: record.written_ms))
 
@@ -231,7 +248,7 @@ async def open_reader(
     topics: Sequence[str],
     *,
     group: str | None = None,
-    start: Literal["earliest", "latest"] = "earliest",
+    start: Start = "earliest",
 ) -> AsyncIterator[JournalReader]:
     """Read topics of the journal below ``path``.
 
@@ -244,8 +261,8 @@ async def open_reader(
         await reader.close()
 
 
-class _Cursor:
-    """A place in one topic, moving from segment to segment."""
+class Cursor:
+    """A place in one topic, moving from segment to segment. Used by one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -255,13 +272,14 @@ class _Cursor:
         #: The file that was opened last, and the damaged one that has nothing more for us.
         self._inode = self._spent = 0
 
-    def read(self, topic: str, limit: int) -> list[StoredRecord]:
+    def read(self, topic: str, limit: int, max_bytes: int) -> list[StoredRecord]:
+        """What comes next, as far as one file goes; empty if there is nothing, or not now."""
         try:
             while self._path is not None or self._begin():
                 assert self._path is not None
                 # Asked before reading: what has a successor takes no more.
                 following = next((p for p in segment_paths(self._folder) if p > self._path), None)
-                found = self._read_here(topic, limit)
+                found = self._read_here(topic, limit, max_bytes)
                 if found:
                     self.after = found[-1].position
                     return found
@@ -274,6 +292,7 @@ class _Cursor:
         return []
 
     def at_end(self) -> bool:
+        """Whether nothing that can be read is left; False also where nobody knows."""
         for path in self._ahead():
             try:
                 with closing(Segment(path)) as segment:
@@ -282,7 +301,7 @@ class _Cursor:
             except CORRUPT:
                 continue
             except NOT_NOW:
-                return False  # nobody knows; who asks will ask again
+                return False  # who asks will ask again
         return True
 
     def go_to_end(self) -> None:
@@ -290,6 +309,11 @@ class _Cursor:
             self.after = first_position(path) - 1
             with suppress(*CORRUPT), closing(Segment(path)) as segment:
                 self.after = segment.last()
+
+    @property
+    def damaged(self) -> Path | None:
+        """The file that is being read, if some of it cannot be."""
+        return self._path if self._segment is not None and self._segment.damaged else None
 
     def close(self) -> None:
         if self._segment is not None:
@@ -311,7 +335,7 @@ class _Cursor:
         paths = segment_paths(self._folder)
         return paths[sum(first_position(path) <= self.after + 1 for path in paths[1:]) :]
 
-    def _read_here(self, topic: str, limit: int) -> list[StoredRecord]:
+    def _read_here(self, topic: str, limit: int, max_bytes: int) -> list[StoredRecord]:
         assert self._path is not None
         if self._segment is None:
             self._inode = self._path.stat().st_ino
@@ -322,7 +346,7 @@ class _Cursor:
             except CORRUPT:
                 self._give_up(topic, self._path)
                 return []
-        found = self._segment.read(topic, self.after, limit)
+        found = self._segment.read(topic, self.after, limit, max_bytes)
         if self._segment.damaged and not found:
             self._give_up(topic, self._path)
         return found

@@ -52,6 +52,7 @@ class Group:
         "_waiting",
         "durable",
         "records",
+        "since",
         "size",
         "where",
     )
@@ -59,6 +60,8 @@ class Group:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.records: list[Record] = []
         self.size = 0
+        #: When its first record came, by the loop's clock.
+        self.since = loop.time()
         self.durable: bool | None = None
         self.where = ""
         self._loop = loop
@@ -120,8 +123,34 @@ class Group:
                 self._loop.call_exception_handler({"message": "receipt", "exception": fault})
 
 
+def size_of(records: Sequence[Record]) -> int:
+    """What records take up while they wait, roughly, in bytes."""
+    size = 0
+    for record in records:
+        size += len(record.key) + len(record.value or b"") + _RECORD_OVERHEAD
+    return size
+
+
+def add_to(
+    groups: deque[Group], records: Sequence[Record], size: int, loop: asyncio.AbstractEventLoop
+) -> Group:
+    """Put records at the end of a FIFO of groups: into its last one, or a new one behind it."""
+    if (
+        groups
+        and len(groups[-1].records) + len(records) <= GROUP_MAX_RECORDS
+        and groups[-1].size + size <= GROUP_MAX_BYTES
+    ):
+        group = groups[-1]
+    else:
+        group = Group(loop)
+        groups.append(group)
+    group.records += records
+    group.size += size
+    return group
+
+
 class Lane:
-    """The way of one topic's records into the log."""
+    """The way of one topic's records into the journal."""
 
     def __init__(self, commit: Commit, room: Room) -> None:
         self._commit = commit
@@ -132,22 +161,9 @@ class Lane:
 
     def append(self, records: Sequence[Record]) -> Group:
         """Put records at the end. They are committed together; the group is their receipt."""
-        size = 0
-        for record in records:
-            size += len(record.key) + len(record.value or b"") + _RECORD_OVERHEAD
+        size = size_of(records)
         self._room.take(size)
-        groups = self._groups
-        if (
-            groups
-            and len(groups[-1].records) + len(records) <= GROUP_MAX_RECORDS
-            and groups[-1].size + size <= GROUP_MAX_BYTES
-        ):
-            group = groups[-1]
-        else:
-            group = Group(self._loop)
-            groups.append(group)
-        group.records += records
-        group.size += size
+        group = add_to(self._groups, records, size, self._loop)
         if self._task is None:
             self._task = self._loop.create_task(self._run())
         return group

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ingest.errors import PublishError
 from schemas.event import CONTENT_TYPE, Event, encode
@@ -36,6 +36,14 @@ class StoredRecord:
     headers: tuple[tuple[str, bytes], ...]
 
 
+Start = Literal["earliest", "latest"]
+"""Where a reader begins."""
+
+
+class LostError(Exception):
+    """A partition has gone to another member of the group, who gets its records again."""
+
+
 Settled = Callable[[PublishError | None], None]
 """Told what became of records: None is that they are durable."""
 
@@ -50,7 +58,7 @@ class Receipt(Protocol):
 
     @property
     def where(self) -> str:
-        """Where the durable records are: ``journal``."""
+        """Where the durable records are: ``journal``, ``kafka`` or ``spool``."""
         ...
 
     def then(self, deadline: float, settled: Settled) -> None:
@@ -77,12 +85,25 @@ class Publisher(Protocol):
         """
         ...
 
+
+class EventLog(Publisher, Protocol):
+    """A publisher that is looked after."""
+
     def degraded(self) -> Sequence[str]:
         """What is wrong although records are still accepted, a word each."""
         ...
 
     def refusing(self) -> str | None:
         """Why nothing can be stored at the moment, or None."""
+        ...
+
+    @property
+    def queued_bytes(self) -> int:
+        """What was handed over and is not durable yet."""
+        ...
+
+    def reconnect(self) -> None:
+        """Read secrets and certificates again, where there are any."""
         ...
 
 
@@ -94,7 +115,10 @@ class Reader(Protocol):
         ...
 
     async def commit(self, stored: Sequence[StoredRecord]) -> None:
-        """Never hand these records, or any before them in their partitions, to this group again."""
+        """Never hand these records, or any before them in their partitions, to this group again.
+
+        Raises LostError if some of them are another member's by now.
+        """
         ...
 
     async def caught_up(self) -> bool:

@@ -200,16 +200,27 @@ class Segment:
         ).get
         return None if first is None else (first, last)
 
-    def read(self, topic: str, after: int, limit: int = sys.maxsize) -> list[StoredRecord]:
+    def read(
+        self,
+        topic: str,
+        after: int,
+        limit: int = sys.maxsize,
+        max_bytes: int = sys.maxsize,
+    ) -> list[StoredRecord]:
         """Records behind position ``after``, in a transaction as short as can be.
 
-        Of a file that is damaged, those that can be read; then `damaged` is set.
+        At most ``limit``, and no more once they have ``max_bytes``. Of a file that is damaged,
+        those that can be read; then `damaged` is set.
         """
         try:
-            return [_stored(topic, row) for row in self._rows(after, limit).fetchall()]
+            rows = self._rows(after, limit)
+            try:
+                return _up_to(max_bytes, (_stored(topic, row) for row in rows))
+            finally:
+                rows.close()
         except UNREADABLE:
             self.damaged = True
-            return list(islice(self._readable(topic, after), limit))
+            return _up_to(max_bytes, islice(self._readable(topic, after), limit))
 
     def _rows(self, after: int, limit: int) -> apsw.Cursor:
         return self._db.execute(
@@ -319,6 +330,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _up_to(max_bytes: int, records: Iterator[StoredRecord]) -> list[StoredRecord]:
+    found, size = [], 0
+    for record in records:
+        found.append(record)
+        size += len(record.key) + len(record.value or b"")
+        if size >= max_bytes:
+            break
+    return found
 
 
 def _copy_readable(source: Path, target: Path, begin: int = 0) -> None:

@@ -44,6 +44,8 @@ class TopicWriter:
     def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
         self._segment_bytes = segment_bytes
+        #: Position of the last record that was appended here.
+        self.last = 0
         self._segment: Segment | None = None
         self._folder_mtime = 0
         #: What was opened last, whether it could be or not.
@@ -76,7 +78,7 @@ class TopicWriter:
         """Try; False if another segment has to be found."""
         try:
             segment = self.newest()
-            segment.append(records, now_ms())
+            self.last = segment.append(records, now_ms())
         except SealedError:
             self._leave(checkpoint=True)
             return False

@@ -35,14 +35,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ingest.delivery import Delivery, Source
 from ingest.errors import PublishError, VerificationError
-from ingest.logs import short_id
+from ingest.logs import Sample, short_id
 from ingest.metrics import TALLIES
 from ingest.pipeline import Accepted, Outcome, Pipeline
 
 log = structlog.get_logger()
 
-#: Publishing gets this at most, and leaves this much of `answer_within_s` for the answer itself.
-PUBLISH_S = 2.0
+#: Publishing leaves this much of `answer_within_s` for the answer itself.
 ANSWER_S = 0.5
 
 #: Deliveries that are answered at a time, and bytes of bodies that are not complete yet.
@@ -401,9 +400,8 @@ class HookProtocol(HttpToolsProtocol):
             self.acknowledge(exchange, result)
         else:
             exchange.accepted = result
-            now = self.loop.time()
             latest = exchange.began + self._hooks.answer_within_s - ANSWER_S
-            result.receipt.then(min(now + PUBLISH_S, latest), exchange.settled)
+            result.receipt.then(latest, exchange.settled)
 
     def acknowledge(self, exchange: Exchange, error: PublishError | None) -> None:
         """Answer a delivery now that the event log has decided."""
@@ -569,24 +567,6 @@ class Door:
                 duration_ms=None if taken_s is None else round(taken_s * 1000, 1),
                 suppressed=suppressed,
             )
-
-
-class Sample:
-    """Lets one in `EVERY_S` through and counts the others."""
-
-    EVERY_S = 10.0
-
-    def __init__(self) -> None:
-        self._last: float | None = None
-        self._suppressed = 0
-
-    def take(self, now: float) -> int | None:
-        """How many were held back since the last one; None if this one is held back."""
-        if self._last is not None and now - self._last < self.EVERY_S:
-            self._suppressed += 1
-            return None
-        suppressed, self._suppressed, self._last = self._suppressed, 0, now
-        return suppressed
 
 
 def _route(url: bytes) -> tuple[str, str, str | None]:

@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from ingest.eventlog.journal import journal_folder, open_journal, open_reader
-from ingest.eventlog.log import Publisher, Reader
+from ingest.eventlog.log import EventLog, Reader
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import segment_paths
 from schemas.times import now_ms
@@ -36,7 +36,7 @@ class Harness(Protocol):
         """What a receipt says of durable records."""
         ...
 
-    def open_publisher(self) -> AbstractAsyncContextManager[Publisher]:
+    def open_publisher(self) -> AbstractAsyncContextManager[EventLog]:
         """One more way in; on leaving everything that was handed over is written."""
         ...
 
@@ -62,7 +62,7 @@ class JournalHarness:
         self._path = path / "data"
 
     @asynccontextmanager
-    async def open_publisher(self) -> AsyncIterator[Publisher]:
+    async def open_publisher(self) -> AsyncIterator[EventLog]:
         async with open_journal(self._path, segment_bytes=SEGMENT_BYTES) as publisher:
             publisher._room.max_bytes = QUEUE_BYTES
             yield publisher

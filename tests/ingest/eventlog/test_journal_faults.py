@@ -392,9 +392,15 @@ async def test_a_reader_in_the_middle_of_a_damaged_file_gets_what_was_rescued_of
             super().__init__(path)
             self.inode = path.stat().st_ino
 
-        def read(self, topic: str, after: int, limit: int = sys.maxsize) -> list[StoredRecord]:
+        def read(
+            self,
+            topic: str,
+            after: int,
+            limit: int = sys.maxsize,
+            max_bytes: int = sys.maxsize,
+        ) -> list[StoredRecord]:
             self.damaged = self.inode in bad
-            return [] if self.damaged else super().read(topic, after, limit)
+            return [] if self.damaged else super().read(topic, after, limit, max_bytes)
 
     monkeypatch.setattr(journal_module, "Segment", AgingSegment)
     monkeypatch.setattr(JournalReader, "_FETCH", 40)
@@ -544,7 +550,7 @@ def test_a_file_that_could_not_be_synced_is_never_written_again(
     abandoned = ["log", "segment_abandoned"] in lines
     if match == ".sqlite-wal":
         assert {what.split()[1] for _, what in refused} == {"disk_error"}
-        assert ["log", "journal_refuses"] in lines
+        assert ["log", "disk_refuses"] in lines
     else:
         assert refused == []  # their records were durable already
     if match in {".sqlite-wal", ".sqlite"}:
@@ -701,7 +707,7 @@ async def fill_by_rule(disk: str) -> None:
             await published(publisher, b"again")
             assert publisher.refusing() is None
     assert await values_on(path) == [*taken, b"again"]
-    assert [entry["event"] for entry in logs] == ["journal_refuses"]
+    assert [entry["event"] for entry in logs] == ["disk_refuses"]
     assert logs[0]["reason"] == "disk_full"
 
 

@@ -1,0 +1,237 @@
+"""Reading topics of a cluster: from a place onwards, or as a member of a group."""
+
+import asyncio
+import heapq
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from ingest.errors import ConfigError
+from ingest.eventlog.log import LostError, Start, StoredRecord
+
+log = structlog.get_logger()
+
+_FETCH = 500
+
+#: One look, in seconds; a fetch that waits longer looks again.
+_LOOK_S = 0.5
+
+#: What a member has been handed and not committed may end before its partitions go to another.
+_GRACE_S = 5.0
+
+#: Reaching the cluster; and what leaving it may take.
+_OPEN_S, _CLOSE_S = 15.0, 5.0
+
+
+class KafkaReader:
+    """Reader of topics; with a group, one of several that share their partitions.
+
+    Use `open_kafka_reader`.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, prefix: str, *, latest: bool) -> None:
+        self._consumer = consumer
+        self._prefix = prefix
+        self._latest = latest
+        self._looking: asyncio.Task[list[StoredRecord]] | None = None
+        #: Offset behind what was handed out, and behind what is committed.
+        self._handed: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._progress = asyncio.Event()
+
+    async def fetch(self, wait_s: float) -> Sequence[StoredRecord]:
+        until = time.monotonic() + wait_s
+        while True:
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look(max(0.0, until - time.monotonic())))
+            # Whoever gives up leaves the look, and what it finds, to the next who fetches.
+            await asyncio.wait([self._looking], timeout=max(0.01, until - time.monotonic()))
+            if not self._looking.done():
+                return []
+            looked, self._looking = self._looking, None
+            found = looked.result()
+            if found or time.monotonic() >= until:
+                return self._hand_out(found)
+
+    async def commit(self, stored: Sequence[StoredRecord]) -> None:
+        offsets: dict[TopicPartition, int] = {}
+        for record in stored:
+            place = TopicPartition(self._prefix + record.topic, record.partition)
+            offsets[place] = max(record.position + 1, offsets.get(place, 0))
+        forward = {
+            place: offset
+            for place, offset in offsets.items()
+            if offset > self._committed.get(place, 0)
+        }
+        if not forward:
+            return
+        try:
+            await self._consumer.commit(forward)
+        except (CommitFailedError, IllegalStateError) as error:
+            raise LostError from error
+        self._committed |= forward
+        self._progress.set()
+
+    async def caught_up(self) -> bool:
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+            if self._looking.result():
+                return False
+        places = self._consumer.assignment()
+        ends = await self._consumer.end_offsets(places) if places else {}
+        for place, end in ends.items():
+            if await self._consumer.position(place) < end:
+                return False
+        return bool(places)
+
+    async def close(self) -> None:
+        self._handed.clear()
+        self._progress.set()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._consumer.stop()
+        except (TimeoutError, KafkaError) as error:
+            log.warning("reader_not_closed", error=type(error).__name__)
+
+    async def begin(self, places: Iterable[TopicPartition]) -> None:
+        """Go to where reading begins: behind what is committed, else where ``latest`` says."""
+        for place in places:
+            offset = None
+            if self._consumer._group_id is not None:  # noqa: SLF001 - it has no other way to ask
+                offset = await self._consumer.committed(place)
+            self._committed[place] = offset or 0
+            if offset is None and self._latest:
+                await self._consumer.seek_to_end(place)
+            await self._consumer.position(place)
+
+    async def let_go(self, places: Iterable[TopicPartition]) -> None:
+        """Return once what was handed out of these is committed, or after five seconds."""
+        leaving = set(places)
+        until = time.monotonic() + _GRACE_S
+        while any(self._handed.get(place, 0) > self._committed.get(place, 0) for place in leaving):
+            self._progress.clear()
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    await self._progress.wait()
+            except TimeoutError:
+                break
+        for place in leaving:
+            self._handed.pop(place, None)
+            self._committed.pop(place, None)
+
+    async def _look(self, wait_s: float) -> list[StoredRecord]:
+        timeout_ms = int(min(wait_s, _LOOK_S) * 1000)
+        found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=_FETCH)
+        # Partitions side by side as they were written, each in its own order.
+        return list(
+            heapq.merge(
+                *([self._stored(record) for record in records] for records in found.values()),
+                key=lambda record: record.written_ms,
+            )
+        )
+
+    def _hand_out(self, found: Sequence[StoredRecord]) -> Sequence[StoredRecord]:
+        for record in found:
+            place = TopicPartition(self._prefix + record.topic, record.partition)
+            self._handed[place] = record.position + 1
+        return found
+
+    def _stored(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> StoredRecord:
+        return StoredRecord(
+            record.topic.removeprefix(self._prefix),
+            record.partition,
+            record.offset,
+            record.timestamp,
+            record.key or b"",
+            record.value,
+            tuple(record.headers),
+        )
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, reader: KafkaReader) -> None:
+        self._reader = reader
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._reader.let_go(revoked)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        await self._reader.begin(assigned)
+
+
+@asynccontextmanager
+async def open_kafka_reader(
+    options: Mapping[str, Any],
+    prefix: str,
+    topics: Sequence[str],
+    *,
+    group: str | None = None,
+    start: Start = "earliest",
+) -> AsyncIterator[KafkaReader]:
+    """Read topics, named without ``prefix``; ``options``: of aiokafka's client.
+
+    A group goes on behind what it has committed; ``start`` is for where nothing was. Where what
+    comes next has been deleted meanwhile, it is what is left. Raises ConfigError if the cluster
+    cannot be reached, or has none of the topics.
+    """
+    try:
+        async with asyncio.timeout(_OPEN_S):
+            partitions = await _partitions(options, [prefix + topic for topic in topics])
+    except (KafkaError, TimeoutError, OSError) as error:
+        raise ConfigError(
+            f"kafka.bootstrap_servers: {', '.join(options['bootstrap_servers'])} cannot be read "
+            f"({type(error).__name__}): `dialstream doctor` says more"
+        ) from None
+    consumer = AIOKafkaConsumer(
+        **options,
+        group_id=group and f"{prefix}{group}",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",  # never skip what is there
+        max_partition_fetch_bytes=8 * 1024 * 1024,
+    )
+    reader = KafkaReader(consumer, prefix, latest=start == "latest")
+    try:
+        if group is None:
+            consumer.assign(partitions)
+        else:
+            consumer.subscribe({place.topic for place in partitions}, listener=_Listener(reader))
+        await consumer.start()
+        if group is None:
+            await reader.begin(partitions)
+        yield reader
+    finally:
+        await reader.close()
+
+
+async def _partitions(options: Mapping[str, Any], topics: Sequence[str]) -> list[TopicPartition]:
+    """Those of the topics that there are: asked for by name, a broker might make the others."""
+    client = AIOKafkaClient(**options)
+    try:
+        await client.bootstrap()
+        cluster = await client.fetch_all_metadata()
+    finally:
+        await client.close()
+    found = cluster.topics()
+    missing = [topic for topic in topics if topic not in found]
+    if len(missing) == len(topics):
+        raise ConfigError(
+            f"kafka: there is no topic {missing[0]}: run `dialstream topics create`, or set "
+            "kafka.topic_prefix to the one that it has been run with"
+        )
+    if missing:
+        log.warning("topics_missing", topics=missing)
+    return [
+        TopicPartition(topic, partition)
+        for topic in topics
+        for partition in sorted(cluster.partitions_for_topic(topic) or ())
+    ]

@@ -1,0 +1,57 @@
+"""The event log that the settings name."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+from ingest.eventlog.journal import open_journal
+from ingest.eventlog.journal import open_reader as open_journal_reader
+from ingest.eventlog.log import EventLog, Reader, Start
+from ingest.settings import Settings
+
+# Kafka's client is loaded where it is needed: it takes a tenth of a second.
+
+
+@asynccontextmanager
+async def open_log(settings: Settings, role: str) -> AsyncIterator[EventLog]:
+    """The way in; everything that was handed over is durable when it closes.
+
+    ``role``: whose it is; each has a spool of its own.
+    """
+    if settings.eventlog.kind == "journal":
+        async with open_journal(settings.eventlog.path) as journal:
+            yield journal
+        return
+    from ingest.eventlog.cluster import client_options, weak_topics  # noqa: PLC0415
+    from ingest.eventlog.kafka import open_kafka  # noqa: PLC0415
+    from ingest.eventlog.spool import spool_folder  # noqa: PLC0415
+
+    kafka = settings.kafka
+    async with open_kafka(
+        spool_folder(settings.eventlog.path, role),
+        options=partial(client_options, kafka),
+        find_weak_topics=partial(weak_topics, kafka),
+        prefix=kafka.topic_prefix,
+        publish_timeout_s=kafka.publish_timeout_s,
+        spool_max_bytes=settings.eventlog.spool_max_bytes,
+    ) as publisher:
+        yield publisher
+
+
+def open_reader(
+    settings: Settings,
+    topics: Sequence[str],
+    *,
+    group: str | None = None,
+    start: Start = "earliest",
+) -> AbstractAsyncContextManager[Reader]:
+    """Read topics. A group goes on behind what it has committed; ``start`` is for the rest."""
+    if settings.eventlog.kind == "journal":
+        return open_journal_reader(settings.eventlog.path, topics, group=group, start=start)
+    from ingest.eventlog.cluster import client_options  # noqa: PLC0415
+    from ingest.eventlog.kafka_reader import open_kafka_reader  # noqa: PLC0415
+
+    kafka = settings.kafka
+    return open_kafka_reader(
+        client_options(kafka), kafka.topic_prefix, topics, group=group, start=start
+    )

@@ -1,0 +1,292 @@
+"""What waits on disk for Kafka: a folder of segments for each topic, emptied from the front.
+
+    spool/receiver/calls/00000000000000000001.sqlite    as in the journal
+    spool/receiver/calls/drained                        the last position that Kafka has
+
+Rows hold key, value and headers, never a partition: that is Kafka's business when they go there.
+What is drained is unlinked, segment by segment. The place in ``drained`` is written now and then,
+without a flush: losing it repeats records, and skips none.
+"""
+
+import asyncio
+import math
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+import structlog
+
+from ingest.errors import PublishError
+from ingest.eventlog.journal import Cursor, JournalPublisher
+from ingest.eventlog.lanes import Group, size_of
+from ingest.eventlog.log import Record, StoredRecord
+from ingest.eventlog.segments import (
+    SAFE_JUMP,
+    SealedError,
+    Segment,
+    first_position,
+    make_folder,
+    segment_paths,
+    set_aside,
+    unlink_segment,
+)
+from ingest.eventlog.topic import KEEP_FREE, SEGMENT_BYTES
+from schemas.times import now_ms
+from schemas.topics import TOPICS
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+#: A drained segment that is smaller is kept for what comes next.
+_KEEP_BYTES = 1024 * 1024
+
+#: How often the place of a topic is written, in seconds.
+_REMEMBER_S = 1.0
+
+#: Over how long the growth is measured from which the minutes that are left follow.
+_GROWTH_S = 60.0
+
+_READ_ROWS = 1000
+
+_DRAINED = "drained"
+
+
+def spool_folder(path: Path, role: str) -> Path:
+    """Where a role's spool is, below the data directory; no other role writes there."""
+    return path / "spool" / role
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a topic has in the spool."""
+
+    records: int
+    size_bytes: int
+    #: Age of the first of them, in seconds.
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a topic's spool begins and ends."""
+
+    stored_to: int
+    drained_to: int
+    records: int
+
+
+class Spool:
+    """The spool of one role. Its `publish` is the journal's, its other end is read by `read`."""
+
+    def __init__(self, folder: Path, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        make_folder(folder)
+        self.folder = folder
+        self._max_bytes = max_bytes
+        self.journal = JournalPublisher(folder, segment_bytes, where="spool")
+        # One for each topic, so that a slow read is not another topic's.
+        self._threads = ThreadPoolExecutor(len(TOPICS), "spool")
+        self._topics: dict[str, _Topic] = {}
+        #: Where the topics stood when they were opened.
+        self.places: dict[str, Place] = {}
+        self._used = _size(folder)
+        self._usage: deque[tuple[float, int]] = deque([(time.monotonic(), self._used)])
+
+    def open(self, topic: str) -> None:
+        """Find out where a topic stands, before anything else is done with it. Blocks."""
+        found = self._topics[topic] = _Topic(self.folder / topic)
+        self.places[topic] = Place(found.stored_to, found.drained_to, found.records)
+
+    def publish(self, records: Sequence[Record], appended: Callable[[int | None], None]) -> Group:
+        """Append records of one topic; ``appended`` is told the last position, or None.
+
+        Raises PublishError, then ``appended`` is not called.
+        """
+        if self._used >= self._max_bytes:
+            raise PublishError("spool_full")
+        name = records[0].topic
+        topic, count, size = self._topics[name], len(records), size_of(records)
+        group = self.journal.publish(records)
+        self._used += size
+
+        def settled(error: PublishError | None) -> None:
+            if error is not None:
+                appended(None)
+                return
+            if topic.records == 0:
+                topic.oldest_ms = now_ms()
+            topic.records += count
+            appended(self.journal.last(name))
+
+        group.then(math.inf, settled)
+        return group
+
+    async def read(self, topic: str, max_bytes: int) -> Sequence[StoredRecord] | None:
+        """The next records in order. Empty: none can be read; None: nobody knows, ask again."""
+        return await self._in_thread(lambda: self._topics[topic].read(max_bytes))
+
+    def drained(self, topic: str, position: int, count: int) -> None:
+        """Kafka has ``count`` more records, up to ``position``."""
+        found = self._topics[topic]
+        found.drained_to = position
+        found.records = max(0, found.records - count)
+
+    async def tidy(self, topic: str, *, empty: bool) -> None:
+        """Remember the place of a topic and unlink what is drained; ``empty``: all of it is."""
+        found = self._topics[topic]
+        if empty:
+            found.records = 0
+        await self._in_thread(lambda: found.tidy(empty=empty))
+
+    def waiting(self) -> Mapping[str, Waiting]:
+        """Topic → what it has here, where there is something."""
+        now = now_ms()
+        return {
+            name: Waiting(
+                topic.records, _size(topic.folder), max(0.0, (now - topic.oldest_ms) / 1000)
+            )
+            for name, topic in self._topics.items()
+            if topic.records
+        }
+
+    async def measure(self) -> None:
+        """Look at the size; to be called every few seconds."""
+        self._used = await self._in_thread(lambda: _size(self.folder))
+        now = time.monotonic()
+        self._usage.append((now, self._used))
+        while now - self._usage[0][0] > _GROWTH_S:
+            self._usage.popleft()
+
+    def minutes_left(self) -> float:
+        """For how long there is room at the pace of the last minute; infinite if it shrinks."""
+        (then, before), (now, used) = self._usage[0], self._usage[-1]
+        disk = shutil.disk_usage(self.folder)
+        room = min(self._max_bytes - self._used, disk.free - disk.total * KEEP_FREE)
+        grown = used - before
+        if room <= 0:
+            return 0.0
+        return math.inf if grown <= 0 or now <= then else room / grown * (now - then) / 60
+
+    def full(self) -> bool:
+        return self._used >= self._max_bytes
+
+    async def close(self) -> None:
+        """Write what was handed over."""
+        await self.journal.close()
+        for topic in self._topics.values():
+            await self._in_thread(topic.close)
+        self._threads.shutdown()
+
+    def _in_thread(self, do: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, do)
+
+
+class _Topic:
+    """One topic's folder, from its front. Its methods block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stored_to, self.records, self.oldest_ms = 0, 0, now_ms()
+        drained = _remembered(folder)
+        for path in segment_paths(folder):
+            first, last = first_position(path), _last(path)
+            if last is None:  # something may be there: it is found out by reading
+                self.stored_to = first + SAFE_JUMP
+                self.records += 1
+            else:
+                self.stored_to = last
+                self.records += max(0, last - max(first - 1, drained))
+        # A place behind the end would skip what is appended next: the files have been taken away.
+        self.drained_to = min(drained, self.stored_to)
+        self._cursor = Cursor(folder)
+        self._cursor.after = self.drained_to
+        self._damaged: set[Path] = set()
+        self._written = (self.drained_to, time.monotonic())
+        for record in self._cursor.read("", 1, 1):
+            self.oldest_ms = record.written_ms
+        self._cursor.after = self.drained_to
+
+    def read(self, max_bytes: int) -> Sequence[StoredRecord] | None:
+        self._cursor.after = self.drained_to
+        found = self._cursor.read(self.folder.name, _READ_ROWS, max_bytes)
+        if self._cursor.damaged is not None:
+            self._damaged.add(self._cursor.damaged)
+        if found:
+            self.oldest_ms = found[0].written_ms
+            return found
+        return [] if self._cursor.at_end() else None
+
+    def tidy(self, *, empty: bool) -> None:
+        now = time.monotonic()
+        if not empty and now - self._written[1] < _REMEMBER_S:
+            return
+        self._remember(now)
+        with suppress(apsw.Error, OSError):  # the next time, then
+            if empty:
+                self._begin_anew()
+            for path, following in pairwise(segment_paths(self.folder)):
+                if first_position(following) - 1 > self.drained_to:
+                    break
+                if path in self._damaged:
+                    set_aside(path)
+                unlink_segment(path)
+
+    def close(self) -> None:
+        self._remember(time.monotonic())
+        self._cursor.close()
+
+    def _remember(self, now: float) -> None:
+        if self._written[0] != self.drained_to and self.folder.is_dir():
+            with suppress(OSError):
+                file = os.open(self.folder / _DRAINED, os.O_WRONLY | os.O_CREAT, 0o644)
+                try:  # in place: there is no moment without a place
+                    os.pwrite(file, b"%020d\n" % self.drained_to, 0)
+                finally:
+                    os.close(file)
+        self._written = (self.drained_to, now)
+
+    def _begin_anew(self) -> None:
+        """End the last segment if it is large, so that it goes too."""
+        for path in segment_paths(self.folder)[-1:]:
+            if path.stat().st_size < _KEEP_BYTES:
+                return
+            with closing(Segment(path)) as segment, suppress(SealedError):
+                # Whoever appends at this moment finds it sealed, and goes on in the new one.
+                segment.seal()
+                Segment.create(self.folder, segment.following())
+
+
+def _remembered(folder: Path) -> int:
+    try:
+        return int((folder / _DRAINED).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _last(path: Path) -> int | None:
+    """The last position in a segment; None if it cannot be told."""
+    try:
+        with closing(Segment(path)) as segment:
+            return segment.last()
+    except (apsw.Error, OSError):
+        log.error("segment_unreadable", topic=path.parent.name, file=path.name)
+        return None
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    size = 0
+    for parent, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):
+                size += (Path(parent) / file).stat().st_size
+    return size
