@@ -8,6 +8,8 @@ import pytest
 
 pytest.register_assert_rewrite("tests.kit")
 
+pytest_plugins = ["tests.kafka.fixtures"]
+
 from tests.kit import Product  # noqa: E402 - its asserts are rewritten
 
 
