@@ -133,7 +133,7 @@ def _partitions(found: FoundTopic, kafka: Kafka) -> list[Fault]:
             f"move, and: kafka-topics.sh {_access(kafka)} --alter --topic {found.name} "
             f"--partitions {kafka.partitions}"
         )
-    what = f"there are {count} partitions, not {kafka.partitions}"
+    what = f"it has {count} partition(s), not {kafka.partitions}"
     return [Fault(what, mend, "odd")]
 
 

@@ -19,6 +19,7 @@ from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     IllegalSaslStateError,
+    InvalidTopicError,
     KafkaConnectionError,
     KafkaError,
     NoError,
@@ -30,6 +31,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
@@ -48,6 +50,9 @@ CLOSE_S = 1.0
 MIN_INSYNC_REPLICAS = "min.insync.replicas"
 
 _TOPIC_RESOURCE = 2
+
+#: Other errors of a topic are of one that is there, e.g. that somebody makes at this moment.
+_NOT_THERE = (TopicAuthorizationFailedError, UnknownTopicOrPartitionError, InvalidTopicError)
 
 
 def client_options(kafka: Kafka) -> dict[str, Any]:
@@ -159,13 +164,14 @@ async def open_cluster(kafka: Kafka) -> AsyncIterator[tuple[AIOKafkaClient, Sequ
                     await client.bootstrap()
                     faults += await _unreachable_brokers(kafka, options, client)
             except (TimeoutError, KafkaError):
-                raise ClusterError(_silent(kafka, CONNECT_S)) from None
+                where = ", ".join(kafka.servers)
+                raise ClusterError(
+                    Fault(f"Kafka at {where} lets us in and says no more", "look at its logs")
+                ) from None
             yield client, faults
         finally:
             if client is not None:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CLOSE_S):
-                        await client.close()
+                await _close(client)
 
 
 async def _reach(
@@ -183,13 +189,24 @@ async def _reach(
 async def _why_not(kafka: Kafka, options: Mapping[str, Any], server: str) -> Fault | None:
     ((host, port, _),) = collect_hosts([server])
     of_connection = {key: value for key, value in options.items() if key != "bootstrap_servers"}
+    connection = None
     try:
         async with asyncio.timeout(ADDRESS_S):
             connection = await create_conn(host, port, **of_connection)
-            await connection.close()
+            # A listener that asks for a user hangs up only now on one who has named none.
+            await connection.send(MetadataRequest([]))
     except Exception as error:  # noqa: BLE001 - whatever the other side makes of a handshake
         return explain(error, server, kafka)
+    finally:
+        if connection is not None:
+            await _close(connection)
     return None
+
+
+async def _close(connected: Any) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await connected.close()
 
 
 async def _unreachable_brokers(
@@ -280,14 +297,6 @@ def explain(error: Exception, server: str, kafka: Kafka) -> Fault:
     return Fault(f"Kafka at {server} {what.format(**words)}", mend.format(**words))
 
 
-def _silent(kafka: Kafka, seconds: float) -> Fault:
-    return Fault(
-        f"Kafka at {', '.join(kafka.servers)} lets us in and then does not answer within "
-        f"{seconds:.0f} s",
-        "look at the brokers' logs",
-    )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep aiokafka from logging what we say in our own words."""
@@ -309,11 +318,7 @@ async def describe(client: AIOKafkaClient, names: Sequence[str]) -> Cluster:
     topics = {topic["topic"]: topic for topic in answer["topics"]}
     errors = {name: for_code(topic["error_code"]) for name, topic in topics.items()}
     hidden = [name for name in names if errors[name] is TopicAuthorizationFailedError]
-    known = [
-        name
-        for name in names
-        if errors[name] not in (TopicAuthorizationFailedError, UnknownTopicOrPartitionError)
-    ]
+    known = [name for name in names if errors[name] not in _NOT_THERE]
     configs = await _configs(client, known)
     return Cluster(
         cluster_id=answer["cluster_id"],
