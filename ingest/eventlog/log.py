@@ -79,8 +79,9 @@ class Publisher(Protocol):
     """Appends records. Records of one key stand in the order of the calls."""
 
     def publish(self, records: Sequence[Record]) -> Receipt:
-        """Hand over records of one topic; they are stored all together or not at all.
+        """Hand over records of one topic; the receipt is durable once all of them are.
 
+        If it fails, some of them may be stored all the same.
         Returns at once. Raises PublishError with reason ``overload`` if too much is waiting.
         """
         ...

@@ -4,25 +4,36 @@ Run as a program it is a reader in a process of its own: it prints what it reads
 """
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 import apsw
 import pytest
 
+from ingest.eventlog.cluster import client_options, weak_topics
 from ingest.eventlog.journal import journal_folder, open_journal, open_reader
+from ingest.eventlog.kafka import open_kafka
+from ingest.eventlog.kafka_reader import open_kafka_reader
 from ingest.eventlog.log import EventLog, Reader
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import segment_paths
+from ingest.settings import Kafka
 from schemas.times import now_ms
+from schemas.topics import MAX_RECORD_BYTES
+from tests.kafka.cluster import Cluster
 
 Start = Literal["earliest", "latest"]
 
 #: Small, so that the journal goes from segment to segment in nearly every test.
 SEGMENT_BYTES = 256 * 1024
+
+#: Those that the contract's tests use.
+KAFKA_TOPICS = ("calls", "messages", "contacts", "agents", "gaps", "rejects")
 
 #: Small, so that it is soon full.
 QUEUE_BYTES = 16 * 1024 * 1024
@@ -84,11 +95,79 @@ class JournalHarness:
         await asyncio.to_thread(tidy, journal_folder(self._path), max_bytes=0, now_ms=then_ms)
 
 
-HARNESSES: dict[str, Callable[[Path], Harness]] = {JournalHarness.where: JournalHarness}
+class KafkaHarness:
+    """Kafka; ``kafka.json`` in the folder says which one, so that another process finds it."""
+
+    where = "kafka"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found = json.loads((path / "kafka.json").read_text())
+        self._kafka = Kafka(bootstrap_servers=found["bootstrap"], topic_prefix=found["prefix"])
+        self.cluster: Cluster | None = None
+        self._spools = 0
+
+    @classmethod
+    def make(cls, path: Path, cluster: Cluster, prefix: str) -> "KafkaHarness":
+        """On a cluster, with topics of its own."""
+        where = {"bootstrap": cluster.bootstrap, "prefix": prefix}
+        (path / "kafka.json").write_text(json.dumps(where))
+        for topic in KAFKA_TOPICS:
+            cluster.create_topic(
+                prefix + topic, partitions=3, config={"max.message.bytes": str(MAX_RECORD_BYTES)}
+            )
+        harness = cls(path)
+        harness.cluster = cluster
+        return harness
+
+    @asynccontextmanager
+    async def open_publisher(self) -> AsyncIterator[EventLog]:
+        self._spools += 1
+        async with open_kafka(
+            self._path / f"spool-{self._spools}",
+            options=lambda: client_options(self._kafka),
+            find_weak_topics=partial(weak_topics, self._kafka),
+            prefix=self._kafka.topic_prefix,
+            publish_timeout_s=2.0,
+            spool_max_bytes=10**9,
+        ) as publisher:
+            publisher.room.max_bytes = QUEUE_BYTES
+            yield publisher
+
+    def open_reader(
+        self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
+    ) -> AbstractAsyncContextManager[Reader]:
+        options, prefix = client_options(self._kafka), self._kafka.topic_prefix
+        return open_kafka_reader(options, prefix, topics, group=group, start=start)
+
+    @asynccontextmanager
+    async def stalled(self, topic: str) -> AsyncIterator[None]:
+        assert self.cluster is not None
+        self.cluster.freeze()
+        try:
+            yield
+        finally:
+            self.cluster.thaw()
+
+    async def expire(self) -> None:
+        assert self.cluster is not None
+        for topic in KAFKA_TOPICS:
+            for partition in range(3):
+                name = self._kafka.topic_prefix + topic
+                await asyncio.to_thread(self.cluster.delete_records, name, partition)
+
+
+HARNESSES: dict[str, Callable[[Path], Harness]] = {
+    JournalHarness.where: JournalHarness,
+    KafkaHarness.where: KafkaHarness,
+}
 
 
 @pytest.fixture(params=HARNESSES)
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    if request.param == KafkaHarness.where:
+        cluster = request.getfixturevalue("kafka")
+        return KafkaHarness.make(tmp_path, cluster, request.getfixturevalue("topic_prefix"))
     return HARNESSES[request.param](tmp_path)
 
 
