@@ -327,13 +327,14 @@ def _copies(found: FoundTopic) -> Iterator[Fault]:
     """How many brokers may fail."""
     least = int((found.configs or {}).get(MIN_INSYNC_REPLICAS, "1"))
     factor = found.replication_factor
-    if any(partition.in_sync < least for partition in found.partitions):
+    led = [partition for partition in found.partitions if partition.leader >= 0]
+    if any(partition.in_sync < least for partition in led):
         yield Fault(
             f"fewer replicas are in sync than {MIN_INSYNC_REPLICAS}: it takes no events, they wait "
             "on disk",
             "start the brokers that are down",
         )
-    elif any(partition.in_sync < partition.replicas for partition in found.partitions):
+    elif any(partition.in_sync < partition.replicas for partition in led):
         yield Fault(
             "not all replicas are in sync", "start the brokers that are down, or wait", "odd"
         )

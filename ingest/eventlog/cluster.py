@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Literal
 
@@ -157,12 +157,13 @@ async def open_cluster(kafka: Kafka) -> AsyncIterator[tuple[AIOKafkaClient, Sequ
         try:
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    reached, faults = await _reach(kafka, options, kafka.servers)
+                    servers = await _look(kafka, options, kafka.servers)
+                    reached = [server for server, fault in servers.items() if fault is None]
                     if not reached:
-                        raise ClusterError(*faults)
+                        raise ClusterError(*filter(None, servers.values()))
                     client = AIOKafkaClient(**{**options, "bootstrap_servers": reached})
                     await client.bootstrap()
-                    faults += await _unreachable_brokers(kafka, options, client)
+                    faults = await _unreachable(kafka, options, servers, client)
             except (TimeoutError, KafkaError):
                 where = ", ".join(kafka.servers)
                 raise ClusterError(
@@ -174,16 +175,12 @@ async def open_cluster(kafka: Kafka) -> AsyncIterator[tuple[AIOKafkaClient, Sequ
                 await _close(client)
 
 
-async def _reach(
+async def _look(
     kafka: Kafka, options: Mapping[str, Any], servers: Sequence[str]
-) -> tuple[list[str], list[Fault]]:
-    """Those of some addresses that let us in, and why the others do not.
-
-    aiokafka only logs why, one address after the other.
-    """
+) -> dict[str, Fault | None]:
+    """Address → why it does not let us in. aiokafka only logs that, one after the other."""
     found = await asyncio.gather(*(_why_not(kafka, options, server) for server in servers))
-    reached = [server for server, fault in zip(servers, found, strict=True) if fault is None]
-    return reached, [fault for fault in found if fault is not None]
+    return dict(zip(servers, found, strict=True))
 
 
 async def _why_not(kafka: Kafka, options: Mapping[str, Any], server: str) -> Fault | None:
@@ -209,22 +206,34 @@ async def _close(connected: Any) -> None:
             await connected.close()
 
 
-async def _unreachable_brokers(
-    kafka: Kafka, options: Mapping[str, Any], client: AIOKafkaClient
+async def _unreachable(
+    kafka: Kafka,
+    options: Mapping[str, Any],
+    servers: Mapping[str, Fault | None],
+    client: AIOKafkaClient,
 ) -> list[Fault]:
-    """Brokers at whose own addresses nobody is; raises ClusterError if it is all of them."""
+    """What is wrong with the addresses of the settings, and with those that the cluster names.
+
+    Raises ClusterError if no broker can be reached where the cluster says that it is.
+    """
     brokers = [f"{_bracketed(each.host)}:{each.port}" for each in client.cluster.brokers()]
-    unknown = [server for server in brokers if server not in kafka.servers]
-    _, found = await _reach(kafka, options, unknown)
+    named = await _look(kafka, options, [each for each in brokers if each not in servers])
     faults = [
+        # One that the cluster does without is no harm as long as the others answer.
+        replace(fault, state="bad" if server in brokers else "odd")
+        for server, fault in servers.items()
+        if fault is not None
+    ]
+    faults += [
         Fault(
             f"{fault.what}; the cluster names it as a broker's address",
             "set advertised.listeners of the broker to what can be reached from here; "
-            f"or: {fault.mend}",
+            f"or {fault.mend}",
         )
-        for fault in found
+        for fault in named.values()
+        if fault is not None
     ]
-    if brokers and len(faults) == len(brokers):
+    if brokers and all({**servers, **named}[each] for each in brokers):
         raise ClusterError(*faults)
     return faults
 

@@ -1,0 +1,48 @@
+"""Topics as they should be, and settings for the clusters of the tests."""
+
+from typing import Any
+
+from pydantic import SecretStr
+
+from ingest.commands.topics import wanted_configs
+from ingest.eventlog.cluster import FoundTopic, Operation, Partition
+from ingest.settings import Kafka
+from schemas.topics import TOPICS
+from tests.kafka.cluster import PASSWORDS, WRITER, Cluster
+
+SETTINGS = Kafka(sasl_password=SecretStr("invented-and-secret"), sasl_username="us")
+
+
+def found(topic: str = "calls", count: int = 12, replicas: int = 3, **configs: str) -> FoundTopic:
+    """A topic as it should be, but for what is given."""
+    more = {key.replace("_", "."): value for key, value in configs.items()}
+    return FoundTopic(
+        name=f"telephony.{topic}",
+        partitions=[Partition(leader=1, replicas=replicas, in_sync=replicas)] * count,
+        configs={
+            "retention.bytes": "-1",
+            "unclean.leader.election.enable": "false",
+            **wanted_configs(TOPICS[topic], SETTINGS),
+            **more,
+        },
+        operations=frozenset(Operation),
+    )
+
+
+def settings_for(kafka: Cluster, prefix: str, **more: Any) -> dict[str, Any]:
+    """Settings for one broker, and whatever it asks of us."""
+    usual: dict[str, Any] = {
+        "bootstrap_servers": kafka.bootstrap,
+        "topic_prefix": prefix,
+        "partitions": 2,
+        "replication_factor": 1,
+        "min_insync_replicas": 1,
+    }
+    if kafka.certificates is not None:
+        usual |= {
+            "security_protocol": "SASL_SSL",
+            "ssl_cafile": str(kafka.certificates.authority),
+            "sasl_username": WRITER,
+            "sasl_password": PASSWORDS[WRITER],
+        }
+    return {"eventlog": {"kind": "kafka"}, "kafka": usual | more}

@@ -1,0 +1,280 @@
+"""`doctor` of a Kafka: everything at once, each with its mend, whatever state the cluster is in."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from ingest.commands.doctor import Finding, judge_cluster
+from ingest.commands.topics import wanted_configs
+from ingest.eventlog.cluster import Cluster as FoundCluster
+from ingest.eventlog.cluster import FoundTopic, Operation, Partition
+from schemas.topics import TOPICS
+from tests.conftest import MakeProduct
+from tests.ingest.commands.on_kafka import SETTINGS, found, settings_for
+from tests.kafka.cluster import PASSWORDS, READER, WRITER, Cluster
+from tests.kit import Product, assert_no_traceback, free_ports
+
+Found = list[dict[str, str]]
+
+
+def judged(*topics: FoundTopic, brokers: int = 3, hidden: tuple[str, ...] = ()) -> list[Finding]:
+    """What is said of a cluster where these are not as they should be, and the others are."""
+    all_topics = {topic.name: topic for topic in map(found, TOPICS)}
+    all_topics |= {topic.name: topic for topic in topics}
+    cluster = FoundCluster(
+        cluster_id="id",
+        brokers=brokers,
+        topics={name: topic for name, topic in all_topics.items() if name not in hidden},
+        hidden=hidden,
+    )
+    return list(judge_cluster(cluster, SETTINGS))
+
+
+def told(findings: list[Finding], state: str) -> list[str]:
+    of_state = [finding for finding in findings if finding.state == state]
+    assert all(finding.mend for finding in of_state if state != "good")
+    return [finding.what for finding in of_state]
+
+
+def diagnosed(product: Product) -> Found:
+    begun = time.monotonic()
+    ran = product.run("doctor", "--json")
+    assert time.monotonic() - begun < 20
+    assert ran.stderr == ""
+    assert_no_traceback(ran.stdout)
+    assert not any(password in ran.stdout for password in PASSWORDS.values())
+    findings: Found = json.loads(ran.stdout)
+    assert ran.code == int(any(finding["state"] == "bad" for finding in findings))
+    assert all(finding["mend"] for finding in findings if finding["state"] != "good")
+    return findings
+
+
+def of_state(state: str, findings: Found) -> list[str]:
+    return [finding["what"] for finding in findings if finding["state"] == state]
+
+
+# Judging
+
+
+def test_a_sound_cluster_is_good() -> None:
+    findings = judged()
+    assert told(findings, "good") == [
+        "Kafka cluster id: 3 broker(s)",
+        f"{len(TOPICS)} of {len(TOPICS)} topics are as they should be",
+    ]
+    assert len(findings) == 2
+
+
+@pytest.mark.parametrize(
+    ("topic", "state", "what"),
+    [
+        (
+            replace(found(), partitions=[Partition(leader=-1, replicas=3, in_sync=2)] * 12),
+            "bad",
+            "12 of 12 partitions have no leader",
+        ),
+        (
+            replace(found(), partitions=[Partition(leader=1, replicas=3, in_sync=1)] * 12),
+            "bad",
+            "fewer replicas are in sync than min.insync.replicas",
+        ),
+        (
+            replace(found(), partitions=[Partition(leader=1, replicas=3, in_sync=2)] * 12),
+            "odd",
+            "not all replicas are in sync",
+        ),
+        (found(min_insync_replicas="3"), "odd", "is the replication factor"),
+        (found(replicas=1, min_insync_replicas="1"), "odd", "there is one copy"),
+        (found(replicas=1, min_insync_replicas="1"), "bad", "the replication factor is 1, not 3"),
+        (found(min_insync_replicas="1"), "bad", "min.insync.replicas is 1, not 2"),
+        (found(unclean_leader_election_enable="true"), "bad", "acknowledged events can be lost"),
+        (replace(found(), operations=frozenset({Operation.READ})), "bad", "the right Write is"),
+        (replace(found(), operations=frozenset({Operation.WRITE})), "odd", "the right Read is"),
+        (replace(found(), configs=None), "odd", "the configuration may not be read"),
+    ],
+)
+def test_a_topic_that_is_not_well_is_named_and_the_others_are_good(
+    topic: FoundTopic, state: str, what: str
+) -> None:
+    findings = judged(topic)
+    assert any(
+        each.startswith("telephony.calls: ") and what in each for each in told(findings, state)
+    )
+    assert f"{len(TOPICS) - 1} of {len(TOPICS)} topics are as they should be" in told(
+        findings, "good"
+    )
+
+
+def test_one_fault_of_several_topics_is_told_once() -> None:
+    findings = judged(found(max_message_bytes="1"), found("agents", max_message_bytes="1"))
+    (finding,) = [finding for finding in findings if finding.state == "bad"]
+    assert finding.what.startswith("telephony.calls, telephony.agents: max.message.bytes is 1")
+    assert "--entity-name telephony.calls " in finding.mend
+    assert finding.mend.endswith("likewise for the others")
+
+
+def test_what_is_missing_and_what_may_not_be_seen_are_two_things() -> None:
+    topics = {name: topic for name, topic in map(_named, TOPICS) if name != "telephony.calls"}
+    cluster = FoundCluster(cluster_id="id", brokers=3, topics=topics, hidden=[])
+    (finding,) = [each for each in judge_cluster(cluster, SETTINGS) if each.state == "bad"]
+    assert finding.what.startswith("telephony.calls: missing")
+    assert finding.mend == "dialstream topics create"
+    (what,) = told(judged(hidden=("telephony.calls",)), "bad")
+    assert what == "telephony.calls: the right Describe is missing"
+
+
+def _named(name: str) -> tuple[str, FoundTopic]:
+    return f"telephony.{name}", found(name)
+
+
+def test_too_few_brokers_are_told() -> None:
+    (what,) = told(judged(brokers=2), "odd")
+    assert what.startswith("2 broker(s) are up, and kafka.replication_factor is 3")
+
+
+# A real one
+
+
+def test_a_kafka_of_one_broker_is_good_but_for_its_one_copy(
+    make_product: MakeProduct, kafka: Cluster, topic_prefix: str
+) -> None:
+    product = make_product(settings=settings_for(kafka, topic_prefix))
+    before = diagnosed(product)
+    (what,) = of_state("bad", before)
+    assert what.startswith("all topics: missing")
+    assert not any(name.startswith(topic_prefix) for name in kafka.topics()), "not by the way"
+    assert product.run("topics", "create").code == 0
+    findings = diagnosed(product)
+    assert of_state("bad", findings) == []
+    (what,) = of_state("odd", findings)
+    assert what.startswith("all topics: there is one copy")
+    good = "\n".join(of_state("good", findings))
+    assert "1 broker(s)" in good
+    assert "journal" not in good
+    assert "the disk flushes" in good, "the spool is on it"
+
+
+def test_topics_that_were_altered_are_found(
+    make_product: MakeProduct, kafka: Cluster, topic_prefix: str
+) -> None:
+    product = make_product(settings=settings_for(kafka, topic_prefix))
+    assert product.run("topics", "create").code == 0
+    kafka.alter_topic(f"{topic_prefix}calls", {"max.message.bytes": "1000"})
+    kafka.alter_topic(f"{topic_prefix}agents", {"unclean.leader.election.enable": "true"})
+    kafka.delete_topic(f"{topic_prefix}gaps")
+    missing, large, unclean = of_state("bad", diagnosed(product))
+    assert missing.startswith(f"{topic_prefix}gaps: missing")
+    assert large.startswith(f"{topic_prefix}calls: max.message.bytes is 1000, not 4194304")
+    assert unclean.startswith(f"{topic_prefix}agents: unclean.leader.election.enable is true")
+
+
+def test_a_kafka_that_is_away_hides_nothing_else(make_product: MakeProduct) -> None:
+    (port,) = free_ports(1)
+    settings = {
+        "eventlog": {"kind": "kafka"},
+        "kafka": {"bootstrap_servers": f"127.0.0.1:{port}"},
+        "connections": {"acme": {"provider": "dialpad", "secrets": ["short"], "region": "XX"}},
+    }
+    findings = diagnosed(make_product(settings=settings))
+    assert [what.split(":")[0] for what in of_state("bad", findings)] == [
+        "acme",
+        "Kafka at 127.0.0.1",
+    ]
+    assert any("Python" in what for what in of_state("good", findings))
+
+
+def test_a_right_that_is_missing_is_found_without_writing(
+    make_product: MakeProduct, sasl_kafka: Cluster, topic_prefix: str
+) -> None:
+    product = make_product(settings=settings_for(sasl_kafka, topic_prefix))
+    assert product.run("topics", "create").code == 0
+    assert of_state("bad", diagnosed(product)) == []
+    sasl_kafka.revoke_write(f"{topic_prefix}calls")
+    try:
+        (finding,) = [each for each in diagnosed(product) if each["state"] == "bad"]
+    finally:
+        sasl_kafka.grant_write(f"{topic_prefix}calls")
+    assert finding["what"].startswith(f"{topic_prefix}calls: the right Write is missing")
+    assert f"--allow-principal User:{WRITER} --operation Write" in finding["mend"]
+    reader = {"sasl_username": READER, "sasl_password": PASSWORDS[READER]}
+    product.configure(settings_for(sasl_kafka, topic_prefix, **reader))
+    write, idempotent = of_state("bad", diagnosed(product))
+    assert write.startswith("all topics: the right Write is missing")
+    assert "idempotently" in idempotent
+    for topic in TOPICS:
+        assert sasl_kafka.records(topic_prefix + topic) == []
+
+
+def test_who_is_not_let_in_is_told_why(make_product: MakeProduct, sasl_kafka: Cluster) -> None:
+    product = make_product(
+        settings=settings_for(sasl_kafka, "t.", sasl_password="invented-and-wrong")
+    )
+    (what,) = of_state("bad", diagnosed(product))
+    assert f"refuses the user '{WRITER}'" in what
+
+
+@pytest.fixture
+def three(three_brokers: Cluster, topic_prefix: str) -> Iterator[Cluster]:
+    """Topics on three brokers; calls have two copies, gaps one, both with one on broker 2."""
+    kafka = SETTINGS
+    for name, topic in TOPICS.items():
+        brokers = {"calls": [1, 2], "gaps": [2]}.get(name, [0, 1, 2])
+        config = wanted_configs(topic, kafka)
+        if name == "gaps":
+            config["min.insync.replicas"] = "1"
+        three_brokers.create_topic(f"{topic_prefix}{name}", assignment=[brokers], config=config)
+    yield three_brokers
+    for name in TOPICS:
+        three_brokers.mend()
+        three_brokers.delete_topic(f"{topic_prefix}{name}")
+
+
+def test_a_broker_that_is_down_is_told_by_what_it_means_for_each_topic(
+    make_product: MakeProduct, three: Cluster, topic_prefix: str
+) -> None:
+    more = {"partitions": 1, "replication_factor": 3, "min_insync_replicas": 2}
+    product = make_product(settings=settings_for(three, topic_prefix, **more))
+    odd = of_state("odd", diagnosed(product))
+    assert any(
+        what.startswith(f"{topic_prefix}calls: min.insync.replicas is the rep") for what in odd
+    )
+    assert any(what.startswith(f"{topic_prefix}gaps: there is one copy") for what in odd)
+    assert not any("in sync" in what for what in odd)
+    three.kill(2)
+    three.leader(f"{topic_prefix}messages")
+    until = time.monotonic() + 30
+    while three.in_sync(f"{topic_prefix}messages") != {0, 1}:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    findings = diagnosed(product)
+    bad, odd = of_state("bad", findings), of_state("odd", findings)
+    assert any(three.bootstrap.split(",")[2] in what for what in odd), "an address less, no more"
+    assert any(what.startswith("2 broker(s) are up") for what in odd)
+    short = [what.partition(": ")[0] for what in bad if "fewer replicas are in sync" in what]
+    assert short == [f"{topic_prefix}calls"]
+    assert any(
+        what.startswith(f"{topic_prefix}gaps: 1 of 1 partitions have no leader") for what in bad
+    )
+    assert any(
+        f"{topic_prefix}messages, " in what and "not all replicas are in sync" in what
+        for what in odd
+    )
+
+
+def test_a_broker_whose_own_address_cannot_be_reached_is_told(
+    make_product: MakeProduct, three_brokers: Cluster, topic_prefix: str
+) -> None:
+    """The usual fault of advertised.listeners: the first answers, what it names does not."""
+    first, second, _ = three_brokers.bootstrap.split(",")
+    product = make_product(
+        settings=settings_for(three_brokers, topic_prefix, bootstrap_servers=first)
+    )
+    three_brokers.proxy(1).refuse()
+    findings = diagnosed(product)
+    (finding,) = [each for each in findings if second in each["what"]]
+    assert finding["state"] == "bad", "what it leads cannot be written"
+    assert "the cluster names it as a broker's address" in finding["what"]
+    assert "advertised.listeners" in finding["mend"]
