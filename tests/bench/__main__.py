@@ -6,9 +6,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,25 +16,32 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tests.bench import disk
-from tests.bench.bodies import Slice, make_slices
-from tests.bench.load import STEADY_CONNECTIONS, saturate, steady
-from tests.bench.peers import PEERS, BenchError, Server
+from tests.bench.broker import start_broker
+from tests.bench.errors import BenchError
+from tests.bench.peers import OURS, PEERS, Server
 from tests.bench.report import Report
+from tests.bench.scenes import FOR_ALL, FOR_OURS, Length, Scene, Stage
 
-#: Posted before anything counts. It warms up, and tells how many bodies a round will need.
-_WARM_UP_BODIES, _WARM_UP_S = 20_000, 2.0
+_SOAK_S = 600.0
 
-#: Rounds may be quicker than the warm-up; one that runs out of bodies ends early.
-_SPARE = 1.2
+#: Of lines that go to no terminal.
+_WIDTH = 120
 
 
 def bench(
     *,
+    scene: Annotated[
+        list[Scene] | None,
+        typer.Option("--scene", "-s", help="Some only; otherwise all but soak."),
+    ] = None,
     connections: Annotated[
         list[int], typer.Option("--connections", "-c", help="Can be given several times.")
     ] = [32, 64, 128],  # noqa: B006 - typer copies it
-    seconds: Annotated[float, typer.Option(help="Of a round.")] = 8.0,
+    seconds: Annotated[float, typer.Option(help="Of a round.")] = 4.0,
     rounds: Annotated[int, typer.Option(help="Of each peer and number of connections.")] = 3,
+    soak: Annotated[
+        float | None, typer.Option(help="Soak, too, for so many seconds.", show_default=False)
+    ] = None,
     path: Annotated[
         Path, typer.Option(help="Where the data directory is made, and removed.")
     ] = Path("/var/tmp"),
@@ -44,28 +50,41 @@ def bench(
     ] = None,
     quick: Annotated[bool, typer.Option(help="Does it run at all? One short round.")] = False,
 ) -> None:
-    """Measure what a delivery costs, beside a server that does nothing."""
+    """Measure what a delivery costs, beside a server that does nothing and a plain app."""
+    backlog = 60_000
     if quick:
-        connections, seconds, rounds = [64], 2.0, 1
+        connections, seconds, rounds, backlog = [64], 2.0, 1, 10_000
+    scenes = set(scene or Scene) - ({Scene.SOAK} if not scene else set())
+    if soak is not None:
+        scenes.add(Scene.SOAK)
     problem = _unfit(path)
     if problem:
         typer.echo(problem, err=True)
         raise typer.Exit(2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes all the same
+    length = Length(
+        connections=connections,
+        seconds=seconds,
+        rounds=rounds,
+        backlog=backlog,
+        soak_s=soak or _SOAK_S,
+    )
     try:
-        report = _run(path, connections, seconds, rounds)
+        report = _run(path, scenes, length)
     except BenchError as error:
         typer.echo(error, err=True)
         raise typer.Exit(1) from None
     if json_file is not None:
         json_file.write_text(json.dumps(report.for_programs(), indent=2) + "\n")
-    report.show(Console())
+    terminal = Console()
+    report.show(terminal if terminal.is_terminal else Console(width=_WIDTH))
     raise typer.Exit(any(report.faults()))
 
 
 def _unfit(path: Path) -> str | None:
-    if shutil.which("wrk") is None:
-        return "wrk is missing: apt-get install wrk"
+    for tool, package in (("wrk", "wrk"), ("java", "openjdk-17-jre-headless")):
+        if shutil.which(tool) is None:
+            return f"{tool} is missing: apt-get install {package}"
     if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
         return "two cores are needed: one for the server, one for the load"
     if disk.file_system(path) in ("tmpfs", "ramfs"):
@@ -73,47 +92,35 @@ def _unfit(path: Path) -> str | None:
     return None
 
 
-def _run(path: Path, connections: Sequence[int], seconds: float, rounds: int) -> Report:
+def _run(path: Path, scenes: Collection[Scene], length: Length) -> Report:
     console = Console(stderr=True)
     with (
         tempfile.TemporaryDirectory(prefix="dialstream-bench-", dir=path) as folder,
         Progress(console=console, disable=not console.is_terminal) as progress,
+        start_broker(Path(folder) / "broker") as broker,
         ExitStack() as stack,
     ):
         home = Path(folder)
-
-        def sign(name: str, counts: Sequence[int]) -> list[Slice]:
-            task = progress.add_task("signing bodies", total=sum(counts))
-            return make_slices(home / name, counts, lambda more: progress.advance(task, more))
-
-        report = Report(disk.measure(home), [peer.name for peer in PEERS])
+        report = Report(disk.measure(home))
+        compares = any(scene in scenes for scene in FOR_ALL)
         servers: dict[str, Server] = {}
         for number, peer in enumerate(PEERS):
-            own = home / str(number)
-            own.mkdir()
-            servers[peer.name] = stack.enter_context(peer.start(own))
+            if compares or peer.name == OURS:
+                own = home / str(number)
+                own.mkdir()
+                servers[peer.name] = stack.enter_context(peer.start(own, broker))
 
-        [bodies] = sign("warm-up", [_WARM_UP_BODIES])
-        for name, server in servers.items():
-            report.warm_up[name] = saturate(server, bodies, STEADY_CONNECTIONS, _WARM_UP_S)
-        fastest = max(r.per_s for r in report.warm_up.values())
-
-        turns = [count for count in connections for _ in range(rounds)]
-        *shares, last = sign("bodies", [int(fastest * seconds * _SPARE)] * (len(turns) + 1))
-        task = progress.add_task("measuring", total=(len(turns) + 1) * len(servers))
-        for count, bodies in zip(turns, shares, strict=True):
-            for name, server in servers.items():
-                found = saturate(server, bodies, count, seconds)
-                report.saturated.setdefault((name, count), []).append(found)
-                progress.advance(task)
-        for name, server in servers.items():
-            rate = report.most_per_s(name) / 2
-            bodies = replace(last, count=min(last.count, int(rate * seconds)))
-            report.steady[name] = steady(server, bodies, rate)
-            progress.advance(task)
-        for name, server in servers.items():
-            if server.stored is not None:
-                report.stored[name] = server.stored()
+        stage = Stage(home, broker, servers, report, length, progress)
+        stage.warm_up()
+        for scene in FOR_ALL:
+            if scene in scenes:
+                stage.play(scene)
+        for name in servers.keys() - {OURS}:  # before Kafka goes away
+            stage.end(name)
+        for scene in FOR_OURS:
+            if scene in scenes:
+                stage.play(scene)
+        stage.end(OURS)
         return report
 
 

@@ -6,7 +6,7 @@ Made once per run, one a line of a file, by another library than the one under t
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -36,10 +36,11 @@ class Slice:
     offset: int
     count: int
 
-    def read(self) -> list[bytes]:
+    def lines(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return [file.readline().rstrip() for _ in range(self.count)]
+            for _ in range(self.count):
+                yield file.readline().rstrip()
 
 
 def make_slices(path: Path, counts: Sequence[int], made: Callable[[int], None]) -> list[Slice]:

@@ -11,24 +11,39 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.bodies import SECRET
+from tests.bench.broker import PARTITIONS, Broker
+from tests.bench.errors import BenchError
 
-SERVER_CORE, LOAD_CORE = "0", "1"
+SERVER_CORE = "0"
 PATH = "/webhooks/acme"
 
+_SCRIPT = str(Path(sys.executable).with_name("dialstream"))
 _START_S = 15
 _STOP_S = 30
 
 
-class BenchError(Exception):
-    """The run cannot go on, or says nothing."""
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a peer has in the end."""
+
+    records: int
+    #: Different ids among them, where repeats are legal: when Kafka came back late.
+    distinct: int
+
+    @classmethod
+    def once(cls, records: int) -> "Stored":
+        """Where a repeat would be a fault."""
+        return cls(records, records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,9 @@ class Server:
     process: psutil.Popen
     port: int
     #: End it, and count what it has stored; None stores nothing.
-    stored: Callable[[], int] | None = None
+    stored: Callable[[], Stored] | None = None
+    #: Where its metrics are, if it has any.
+    admin_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -52,6 +69,19 @@ class Server:
     def rss_bytes(self) -> int:
         return int(self.process.memory_info().rss)
 
+    def spooled(self) -> int:
+        """Records that wait on its disk for Kafka."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics") as answer:
+            text = answer.read().decode()
+        return round(
+            sum(
+                sample.value
+                for family in text_string_to_metric_families(text)
+                if family.name == "dialstream_spool_records"
+                for sample in family.samples
+            )
+        )
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(_STOP_S)
@@ -61,11 +91,11 @@ class Server:
 class Peer:
     name: str
     #: In a folder of its own.
-    start: Callable[[Path], AbstractContextManager[Server]]
+    start: Callable[[Path, Broker], AbstractContextManager[Server]]
 
 
 @contextmanager
-def noop(home: Path) -> Iterator[Server]:
+def noop(home: Path, broker: Broker) -> Iterator[Server]:
     port = free_port()
     with running(
         [sys.executable, str(Path(__file__).with_name("noop.py")), str(port)], home, port
@@ -74,39 +104,100 @@ def noop(home: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def journal(home: Path) -> Iterator[Server]:
-    port = free_port()
-    (home / "dialstream.toml").write_text(
-        f'receiver.port = {port}\nadmin.port = {free_port()}\nlogging.format = "json"\n'
-        'eventlog = { kind = "journal", path = "data" }\n'
-        f'connections.acme = {{ provider = "dialpad", secrets = ["{SECRET}"] }}\n'
-    )
-    script = Path(sys.executable).with_name("dialstream")
-    with running([str(script), "receive"], home, port) as process:
+def plain(home: Path, broker: Broker) -> Iterator[Server]:
+    port, topic = free_port(), "plain.calls"
+    broker.create_topic(topic)
+    script = Path(__file__).with_name("plain.py")
+    command = [sys.executable, str(script), str(port), broker.servers, topic, SECRET]
+    with running(command, home, port) as process:
 
-        def stored() -> int:
+        def stored() -> Stored:
             server.stop()
-            return rows_in(home / "data/journal/calls")
+            return Stored.once(broker.size(topic))
 
         server = Server(process, port, stored)
         yield server
 
 
+@contextmanager
+def journal(home: Path, broker: Broker) -> Iterator[Server]:
+    ours = _configure(home, 'eventlog = { kind = "journal", path = "data" }\n')
+    with running(ours.command, home, ours.port) as process:
+
+        def stored() -> Stored:
+            server.stop()
+            return Stored.once(rows_in(home / "data/journal/calls"))
+
+        server = Server(process, ours.port, stored)
+        yield server
+
+
+@contextmanager
+def kafka(home: Path, broker: Broker) -> Iterator[Server]:
+    ours = _configure(
+        home,
+        'eventlog = { kind = "kafka", path = "data" }\n'
+        f'kafka.bootstrap_servers = "{broker.servers}"\nkafka.partitions = {PARTITIONS}\n'
+        "kafka.replication_factor = 1\nkafka.min_insync_replicas = 1\n",
+    )
+    made = subprocess.run(
+        [_SCRIPT, "topics", "create"],
+        cwd=home,
+        env=_environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        raise BenchError(f"`dialstream topics create`: {(made.stderr or made.stdout)[-1000:]}")
+    with running(ours.command, home, ours.port) as process:
+
+        def stored() -> Stored:
+            server.stop()
+            return Stored(broker.size(CALLS), broker.ids(CALLS))
+
+        server = Server(process, ours.port, stored, ours.admin_port)
+        yield server
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    port: int
+    admin_port: int
+    command: Sequence[str] = (_SCRIPT, "receive")
+
+
+def _configure(home: Path, eventlog: str) -> _Ours:
+    ours = _Ours(free_port(), free_port())
+    (home / "dialstream.toml").write_text(
+        f"receiver.port = {ours.port}\nadmin.port = {ours.admin_port}\n"
+        f'logging.format = "json"\n{eventlog}'
+        f'connections.acme = {{ provider = "dialpad", secrets = ["{SECRET}"] }}\n'
+    )
+    return ours
+
+
+#: Where ours puts what is posted.
+CALLS = "telephony.calls"
+
+YARDSTICK, PLAIN, OURS = "no-op", "plain app", "kafka"
+
 PEERS = (
-    Peer("no-op", noop),
+    Peer(YARDSTICK, noop),
+    Peer(PLAIN, plain),
     Peer("journal", journal),
+    Peer(OURS, kafka),
 )
 
 
 @contextmanager
 def running(command: Sequence[str], home: Path, port: int) -> Iterator[psutil.Popen]:
     """A server's process on its core, from when it listens."""
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("DIALSTREAM_")}
     with (home / "stderr").open("wb") as stderr:
         process = psutil.Popen(
             ["taskset", "-c", SERVER_CORE, *command],
             cwd=home,
-            env=environ,
+            env=_environ(),
             stdin=subprocess.DEVNULL,
             stdout=stderr,
             stderr=stderr,
@@ -118,6 +209,10 @@ def running(command: Sequence[str], home: Path, port: int) -> Iterator[psutil.Po
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def _environ() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("DIALSTREAM_")}
 
 
 def _wait_for(process: psutil.Popen, port: int, stderr: Path) -> None:

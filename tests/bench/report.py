@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -12,59 +11,169 @@ from rich.table import Table
 
 from tests.bench.disk import Disk
 from tests.bench.load import STEADY_CONNECTIONS, Round
+from tests.bench.peers import OURS, PLAIN, YARDSTICK, Stored
 
 #: Memory may move by so much within a round and still be called flat.
 _FLAT = 0.03
 
-#: At saturation the yardstick uses its core up, unless somebody else does.
-_ALONE = 0.9
+#: More of the server's core than this is not the kernel's share, nor our own counting.
+_OTHERS = 0.1
 
 _MIB = 1024 * 1024
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class Spooling:
+    """Two rounds, one after the other: Kafka there, Kafka away."""
+
+    direct: Round
+    spooled: Round
+
+    @property
+    def rate(self) -> float:
+        return self.spooled.per_s / self.direct.per_s
+
+    @property
+    def per_cpu(self) -> float:
+        return self.spooled.per_cpu_s / self.direct.per_cpu_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Kafka is back, and the load goes on."""
+
+    live: Round
+    #: Records that reached the topic while there was something in the spool; all of them through
+    #: the spool, the live ones at its end.
+    drained: int
+    elapsed_s: float
+    #: From when Kafka was back until the first of them.
+    began_after_s: float
+    #: Of them, how many had waited since before, and whether none of those is left.
+    backlog: int
+    emptied: bool
+
+    @property
+    def per_s(self) -> float:
+        return self.drained / self.elapsed_s
+
+    @property
+    def of_live(self) -> float:
+        return self.per_s / self.live.per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A figure beside what it ought to be."""
+
+    figure: str
+    aim: str
+    found: str
+    #: None: this run does not tell.
+    met: bool | None
 
 
 @dataclass(slots=True)
 class Report:
-    """A whole run. The first peer is the yardstick."""
+    """A whole run."""
 
     disk: Disk
-    peers: Sequence[str]
     warm_up: dict[str, Round] = field(default_factory=dict)
     #: (peer, connections) → its rounds; round n of each peer stood beside round n of the others.
     saturated: dict[tuple[str, int], list[Round]] = field(default_factory=dict)
     steady: dict[str, Round] = field(default_factory=dict)
-    #: Peer → the records that it has in the end.
-    stored: dict[str, int] = field(default_factory=dict)
+    spooling: list[Spooling] = field(default_factory=list)
+    drain: Drain | None = None
+    soak: Round | None = None
+    #: Peer → every round it was in, whatever for.
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    #: Peer → what it has in the end.
+    stored: dict[str, Stored] = field(default_factory=dict)
 
     def faults(self) -> Iterator[str]:
         """What makes the run worthless, a line each."""
-        for peer in self.peers:
-            rounds = self._rounds_of(peer)
+        for peer, rounds in self.rounds.items():
             refused, broken = sum(r.refused for r in rounds), sum(r.broken for r in rounds)
             if refused or broken:
                 yield f"{peer}: {refused} answers were no 2xx, {broken} requests got none"
         for peer, stored in self.stored.items():
-            if stored != self.answered(peer):
-                yield f"{peer}: {self.answered(peer)} answered with 2xx, but {stored} stored"
+            if stored.distinct != self.answered(peer):
+                yield f"{peer}: {self.answered(peer)} answered with 2xx, {stored.distinct} stored"
 
     def answered(self, peer: str) -> int:
-        return sum(r.answered for r in self._rounds_of(peer))
+        return sum(r.answered for r in self.rounds[peer])
 
     def most_per_s(self, peer: str) -> float:
         """What it answers at saturation, with the number of connections that suits it best."""
-        return max(
+        of_each = [
             median(r.per_s for r in rounds)
             for (name, _), rounds in self.saturated.items()
             if name == peer
-        )
+        ]
+        return max(of_each, default=self.warm_up[peer].per_s)
 
-    def ratios(self, peer: str, connections: int) -> list[float]:
-        """Requests per CPU-second beside the yardstick's, round by round."""
+    def ratios(self, peer: str, connections: int, beside: str = YARDSTICK) -> list[float]:
+        """Requests per CPU-second beside another peer's, round by round."""
         pairs = zip(
-            self.saturated[peer, connections],
-            self.saturated[self.peers[0], connections],
-            strict=True,
+            self.saturated[peer, connections], self.saturated[beside, connections], strict=True
         )
         return [ours.per_cpu_s / theirs.per_cpu_s for ours, theirs in pairs]
+
+    def findings(self) -> Iterator[Finding]:
+        """What is aimed at, and what was found, for ours on Kafka."""
+        for beside, goal, aim in (
+            (YARDSTICK, 0.65, "≥ 0.65, goal 1.0"),
+            (PLAIN, 4.0, "≥ 4"),
+        ):
+            of_each = {
+                connections: self.ratios(OURS, connections, beside)
+                for peer, connections in self.saturated
+                if peer == OURS
+            }
+            yield Finding(
+                f"requests per CPU-second, of the {beside}'s",
+                aim,
+                ", ".join(f"{_spread(ratios)} at {c}" for c, ratios in of_each.items()),
+                all(median(ratios) >= goal for ratios in of_each.values()) if of_each else None,
+            )
+        half = self.steady.get(OURS)
+        yield Finding(
+            "p99 at half of its own maximum",
+            "≤ 20 ms",
+            f"{_latency(half)} at {half.per_s:,.0f}/s" if half else "",
+            _within(half, 20) if half else None,
+        )
+        most = max(max(r.rss_bytes) for r in self.rounds[OURS]) / _MIB
+        soaked = f", {self.soak.growth:+.1%} since a third" if self.soak else ""
+        yield Finding(
+            "RSS under load, flat over ten minutes",
+            "≤ 100 MiB",
+            f"{most:.0f} MiB at most{soaked}",
+            most <= 100 and (self.soak is None or self.soak.growth < _FLAT),
+        )
+        rates = [pair.rate for pair in self.spooling]
+        yield Finding(
+            "Kafka away (spool), of the direct rate",
+            "≥ 0.8",
+            f"{_spread(rates)}; per CPU-second {_spread([p.per_cpu for p in self.spooling])}"
+            if rates
+            else "",
+            median(rates) >= 0.8 if rates else None,
+        )
+        drain = self.drain
+        yield Finding(
+            "drain while live load runs at half, of the live rate",
+            "≥ 2",
+            f"{drain.of_live:.1f}" if drain else "",
+            drain.of_live >= 2 if drain else None,
+        )
+        yield Finding(
+            "live p99 meanwhile",
+            "≤ 50 ms",
+            _latency(drain.live) if drain else "",
+            _within(drain.live, 50) if drain else None,
+        )
 
     def for_programs(self) -> dict[str, Any]:
         return {
@@ -76,15 +185,24 @@ class Report:
                     "per_cpu_s": median(r.per_cpu_s for r in rounds),
                     "per_s": median(r.per_s for r in rounds),
                     "ratio": median(self.ratios(peer, connections)),
+                    "ratio_to_plain": median(self.ratios(peer, connections, PLAIN)),
                     "rounds": [asdict(r) for r in rounds],
                 }
                 for (peer, connections), rounds in self.saturated.items()
             ],
             "steady": [{"peer": peer, **asdict(r)} for peer, r in self.steady.items()],
+            "spooling": [
+                {"rate": pair.rate, "per_cpu_s": pair.per_cpu, **asdict(pair)}
+                for pair in self.spooling
+            ],
+            "drain": self.drain
+            and {"per_s": self.drain.per_s, "of_live": self.drain.of_live, **asdict(self.drain)},
+            "soak": self.soak and asdict(self.soak),
             "stored": [
-                {"peer": peer, "answered": self.answered(peer), "stored": stored}
+                {"peer": peer, "answered": self.answered(peer), **asdict(stored)}
                 for peer, stored in self.stored.items()
             ],
+            "aims": [asdict(finding) for finding in self.findings()],
             "faults": [*self.faults()],
         }
 
@@ -94,56 +212,60 @@ class Report:
             f"fsync of 4 KiB on {disk.file_system}: median {disk.fsync_median_ms:.2f} ms, "
             f"p99 {disk.fsync_p99_ms:.2f} ms"
         )
-        console.print(self._saturated_table())
-        console.print(self._steady_table())
+        if self.saturated:
+            console.print(self._saturated_table())
+        if self.steady:
+            console.print(self._steady_table())
+        if self.spooling:
+            console.print(self._spool_table())
+        if self.drain:
+            _show_drain(console, self.drain)
+        if self.soak:
+            _show_soak(console, self.soak)
         for peer, stored in self.stored.items():
-            console.print(f"{peer}: {self.answered(peer)} answered with 2xx, {stored} stored")
-        busy = min(
-            r.cores for (name, _), rs in self.saturated.items() for r in rs if name == self.peers[0]
-        )
-        if busy < _ALONE:
+            repeats = stored.records - stored.distinct
             console.print(
-                f"disturbed: the yardstick got {busy:.0%} of its core in one round; run it again",
+                f"{peer}: {self.answered(peer):,} answered with 2xx, {stored.distinct:,} stored"
+                + (f", {repeats:,} of them twice" if repeats else "")
+            )
+        console.print(self._aims_table())
+        others = max(r.others_s / r.elapsed_s for rounds in self.rounds.values() for r in rounds)
+        if others > _OTHERS:
+            console.print(
+                f"disturbed: others took {others:.0%} of the server's core in one round",
                 style="yellow",
             )
         for fault in self.faults():
             console.print(f"worthless: {fault}", style="bold red")
 
-    def _rounds_of(self, peer: str) -> list[Round]:
-        """All of them, whatever they were for."""
-        alone = (rounds[peer] for rounds in (self.warm_up, self.steady) if peer in rounds)
-        saturated = (r for (name, _), r in self.saturated.items() if name == peer)
-        return [*alone, *chain.from_iterable(saturated)]
-
     def _saturated_table(self) -> Table:
         table = _table(
             "At saturation, medians of the rounds",
-            *("conn.", "req/CPU-s", "of no-op", "req/s", "cores", "p50 ms", "p99 ms", "RSS MiB"),
+            *("peer", "conn.", "req/CPU-s", "of no-op", "of plain app"),
+            *("req/s", "cores", "p50 ms", "p99 ms", "RSS MiB"),
         )
-        for (peer, connections), rounds in sorted(self.saturated.items(), key=self._place):
-            ratios = self.ratios(peer, connections)
+        peers = list(self.rounds)
+        by_connections = sorted(self.saturated.items(), key=lambda item: item[0][1])
+        for (peer, connections), rounds in by_connections:
             table.add_row(
                 peer,
                 str(connections),
                 f"{median(r.per_cpu_s for r in rounds):,.0f}",
-                f"{median(ratios):.2f} ±{(max(ratios) - min(ratios)) / 2:.2f}",
+                _spread(self.ratios(peer, connections)),
+                _spread(self.ratios(peer, connections, PLAIN)),
                 f"{median(r.per_s for r in rounds):,.0f}",
                 f"{median(r.cores for r in rounds):.2f}",
                 f"{median(r.p50_ms for r in rounds):.1f}",
                 f"{median(r.p99_ms for r in rounds):.1f}",
                 _memory(rounds[-1]),
-                end_section=peer == self.peers[-1],
+                end_section=peer == peers[-1],
             )
         return table
-
-    def _place(self, item: tuple[tuple[str, int], list[Round]]) -> tuple[int, int]:
-        (peer, connections), _ = item
-        return connections, self.peers.index(peer)
 
     def _steady_table(self) -> Table:
         table = _table(
             f"At half of that, {STEADY_CONNECTIONS} connections; latency from when it was due",
-            *("req/s", "req/CPU-s", "p50 ms", "p99 ms", "posted late, p99 ms"),
+            *("peer", "req/s", "req/CPU-s", "p50 ms", "p99 ms", "posted late, p99 ms"),
         )
         for peer, r in self.steady.items():
             table.add_row(
@@ -156,15 +278,87 @@ class Report:
             )
         return table
 
+    def _spool_table(self) -> Table:
+        table = _table(
+            "Kafka frozen: what goes to the spool beside what went to Kafka, round by round",
+            *("round", "direct req/s", "spooled", "ratio"),
+            *("direct req/CPU-s", "spooled", "ratio", "p99 ms"),
+        )
+        for number, pair in enumerate(self.spooling, 1):
+            table.add_row(
+                str(number),
+                f"{pair.direct.per_s:,.0f}",
+                f"{pair.spooled.per_s:,.0f}",
+                f"{pair.rate:.2f}",
+                f"{pair.direct.per_cpu_s:,.0f}",
+                f"{pair.spooled.per_cpu_s:,.0f}",
+                f"{pair.per_cpu:.2f}",
+                f"{pair.spooled.p99_ms:.1f}",
+            )
+        return table
 
-def _table(title: str, *columns: str) -> Table:
+    def _aims_table(self) -> Table:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in ("figure", "aim", "found", "met"):
+            table.add_column(column)
+        for finding in self.findings():
+            met = {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]?[/]"}
+            table.add_row(finding.figure, finding.aim, finding.found, met[finding.met])
+        return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("peer", no_wrap=True)
+    table.add_column(first, no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right")
     return table
 
 
+def _show_drain(console: Console, drain: Drain) -> None:
+    left = "until it was empty" if drain.emptied else "and it was not empty then"
+    console.print(
+        f"Drain: {drain.backlog:,} waited. {drain.began_after_s:.1f} s after Kafka was back they "
+        f"began to go, {drain.per_s:,.0f} a second for {drain.elapsed_s:.1f} s, {left}; beside "
+        f"{drain.live.per_s:,.0f} live ones a second, p99 {drain.live.p99_ms:.1f} ms"
+    )
+
+
+def _show_soak(console: Console, soak: Round) -> None:
+    third, end = soak.rss_bytes[len(soak.rss_bytes) // 3], soak.rss_bytes[-1]
+    console.print(
+        f"Soak: {soak.elapsed_s:.0f} s at {soak.per_s:,.0f} a second. RSS {_bars(soak.rss_bytes)} "
+        f"{third / _MIB:.1f} MiB after a third, {end / _MIB:.1f} at the end, "
+        f"{max(soak.rss_bytes) / _MIB:.1f} at most"
+    )
+
+
+def _bars(values: Sequence[int]) -> str:
+    """A bar each, from the smallest to the largest."""
+    low, high = min(values), max(values)
+    step = (high - low) / (len(_BARS) - 1) or 1
+    return "".join(_BARS[round((value - low) / step)] for value in values)
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """The median, and half of the range."""
+    return f"{median(ratios):.2f} ±{(max(ratios) - min(ratios)) / 2:.2f}"
+
+
+def _latency(r: Round) -> str:
+    own = f", but posted {r.late_p99_ms:.0f} ms late" if _late(r) else ""
+    return f"{r.p99_ms:.1f} ms{own}"
+
+
+def _within(r: Round, most_ms: float) -> bool | None:
+    """Whether its 99th percentile is; None if that was the generator's own."""
+    return True if r.p99_ms <= most_ms else None if _late(r) else False
+
+
+def _late(r: Round) -> bool:
+    return r.late_p99_ms > r.p99_ms / 2
+
+
 def _memory(r: Round) -> str:
-    share = r.rss_end_bytes / r.rss_third_bytes - 1
-    return f"{r.rss_end_bytes / _MIB:.0f} " + ("flat" if abs(share) < _FLAT else f"{share:+.0%}")
+    flat = abs(r.growth) < _FLAT
+    return f"{r.rss_bytes[-1] / _MIB:.0f} " + ("flat" if flat else f"{r.growth:+.0%}")

@@ -2,16 +2,20 @@
 
 Latency counts from the moment at which a request was due, not from when there was a connection
 for it, so that a server that stalls cannot hide the requests that would have come meanwhile.
+SIGTERM: post nothing more, wait for the answers that are out, tell what came of it.
 """
 
 import asyncio
 import gc
 import json
+import signal
 import sys
+from array import array
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import uvloop
 
@@ -24,12 +28,13 @@ _GIVE_UP_S = 10
 class Load:
     """All requests of a round."""
 
-    def __init__(self, requests: list[bytes], rate: float) -> None:
+    def __init__(self, requests: Iterator[bytes], count: int, rate: float) -> None:
         self.requests = requests
+        self.count = count
         self.rate = rate
         self.idle: deque[Connection] = deque()
-        self.latencies_s: list[float] = []
-        self.late_s: list[float] = []
+        self.latencies_s = array("d")
+        self.late_s = array("d")
         self.refused = 0
         self.broken = 0
         self.began = 0.0
@@ -41,23 +46,27 @@ class Load:
         self.began = perf_counter()
         self._tick()
         try:
-            await asyncio.wait_for(self._done, len(self.requests) / self.rate + _GIVE_UP_S)
+            await asyncio.wait_for(self._done, self.count / self.rate + _GIVE_UP_S)
         except TimeoutError:
-            self.broken += len(self.requests) - len(self.latencies_s) - self.refused
+            self.broken += len(self.late_s) - len(self.latencies_s) - self.refused
         return perf_counter() - self.began
+
+    def stop(self) -> None:
+        """Post nothing more."""
+        self.count = len(self.late_s)
 
     def _tick(self) -> None:
         # Timers of the loop are a millisecond coarse, so this turns and turns; it has its own core.
         now = perf_counter()
         nth = len(self.late_s)
-        while nth < len(self.requests) and self.idle:
+        while nth < self.count and self.idle:
             due = self.began + nth / self.rate
             if due > now:
                 break
-            self.idle.popleft().send(self.requests[nth], due)
+            self.idle.popleft().send(next(self.requests), due)
             self.late_s.append(now - due)
             nth += 1
-        if len(self.latencies_s) + self.refused < len(self.requests) and not self.broken:
+        if len(self.latencies_s) + self.refused < self.count and not self.broken:
             self._loop.call_soon(self._tick)
         elif not self._done.done():
             self._done.set_result(None)
@@ -95,14 +104,17 @@ class Connection(asyncio.Protocol):
         self._load.broken += 1
 
 
+def requests(to: SplitResult, bodies: Slice) -> Iterator[bytes]:
+    head = f"POST {to.path} HTTP/1.1\r\nHost: {to.netloc}\r\nContent-Type: application/jwt\r\n"
+    for body in bodies.lines():
+        yield b"%sContent-Length: %d\r\n\r\n%s" % (head.encode(), len(body), body)
+
+
 async def main(url: str, connections: int, rate: float, bodies: Slice) -> None:
     to = urlsplit(url)
-    head = f"POST {to.path} HTTP/1.1\r\nHost: {to.netloc}\r\nContent-Type: application/jwt\r\n"
-    requests = [
-        f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in bodies.read()
-    ]
     loop = asyncio.get_running_loop()
-    load = Load(requests, rate)
+    load = Load(requests(to, bodies), bodies.count, rate)
+    loop.add_signal_handler(signal.SIGTERM, load.stop)
     for _ in range(connections):
         await loop.create_connection(lambda: Connection(load), to.hostname or "", to.port or 80)
     gc.freeze()

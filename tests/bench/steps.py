@@ -36,7 +36,7 @@ def steps(
     table.add_column("wall", justify="right")
     with tempfile.TemporaryDirectory(prefix="dialstream-steps-", dir=path) as folder:
         [bodies] = make_slices(Path(folder) / "bodies", [_BODIES], lambda _: None)
-        for name, cpu_us, wall_us in _measure_all(bodies.read(), Path(folder)):
+        for name, cpu_us, wall_us in _measure_all([*bodies.lines()], Path(folder)):
             table.add_row(name, f"{cpu_us:.1f}", f"{wall_us:.1f}")
     Console().print(table)
 

@@ -1,0 +1,5 @@
+"""What can go wrong."""
+
+
+class BenchError(Exception):
+    """The run cannot go on, or says nothing."""
