@@ -157,7 +157,11 @@ def kafka(home: Path, broker: Broker) -> Iterator[Server]:
             return Stored(broker.size(CALLS), broker.ids(CALLS))
 
         server = Server(process, ours.port, stored, ours.admin_port)
-        yield server
+        try:
+            yield server
+        except BenchError as error:
+            said = _end_of(home / "stderr")
+            raise BenchError(f"{error}\n\nWhat the receiver said:\n{said}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +226,11 @@ def _wait_for(process: psutil.Popen, port: int, stderr: Path) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise BenchError(f"a server does not start: {stderr.read_text()[-1000:]}")
+    raise BenchError(f"a server does not start:\n{_end_of(stderr)}")
+
+
+def _end_of(stderr: Path) -> str:
+    return "\n".join(stderr.read_text(errors="replace").splitlines()[-10:])
 
 
 def free_port() -> int:

@@ -65,13 +65,18 @@ class Stage:
     progress: Progress
 
     def play(self, scene: Scene) -> None:
-        {
+        """Raises BenchError if it cannot be played to its end."""
+        how = {
             Scene.SATURATION: self._saturation,
             Scene.HALF: self._half,
             Scene.SPOOL: self._spool,
             Scene.DRAIN: self._drain,
             Scene.SOAK: self._soak,
-        }[scene]()
+        }[scene]
+        try:
+            how()
+        except BenchError as error:
+            raise BenchError(f"{scene}: {error}") from None
 
     def end(self, name: str) -> None:
         """End a server, and count what it has."""

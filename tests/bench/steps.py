@@ -15,14 +15,19 @@ from rich.table import Table
 from ingest.delivery import Delivery
 from ingest.eventlog.lanes import Lane, Room
 from ingest.eventlog.log import Record, records_of
+from ingest.eventlog.producer import Producer, _hash, partition_of
 from ingest.eventlog.topic import TopicWriter
 from ingest.providers.dialpad.webhook import Webhook
 from schemas.times import now_ms
 from tests.bench.bodies import SECRET, make_slices
+from tests.bench.broker import PARTITIONS
 
 _TIMES = 5
 _BODIES = 5000
 _GROUPS = (1, 16, 64)
+
+#: Of a partition: a group is shared out among all of them.
+_BATCHES = (1, 5, 64)
 
 
 def steps(
@@ -51,6 +56,7 @@ def _measure_all(bodies: Sequence[bytes], folder: Path) -> Sequence[tuple[str, f
     signed = list(zip(payloads, deliveries, strict=True))
     events = [event for pair in signed for event in source.normalize(*pair)]
     records = [record for event in events for record in records_of(event)]
+    keys = [(record.key, PARTITIONS) for record in records]
 
     def all_of(delivery: Delivery) -> list[Record]:
         [event] = source.normalize(source.verify(delivery), delivery)
@@ -65,6 +71,15 @@ def _measure_all(bodies: Sequence[bytes], folder: Path) -> Sequence[tuple[str, f
         (
             "these four, one after the other",
             *_cost(lambda: uvloop.run(_through_lane(all_of, deliveries))),
+        ),
+        ("partition, of a key's first", *_cost(lambda: _each(_first_partition, keys))),
+        ("partition, after that", *_cost(lambda: _each(partition_of, keys))),
+        *(
+            (
+                f"record batch of {size}",
+                *_cost(lambda size=size: uvloop.run(_build_batches(records, size))),  # type: ignore[misc]
+            )
+            for size in _BATCHES
         ),
         *(
             (
@@ -103,6 +118,18 @@ async def _through_lane(
         for item in items[at : at + size]:
             lane.append(make(item)).then(float("inf"), lambda _: None)
         await lane.drained()
+
+
+def _first_partition(key: bytes, count: int) -> None:
+    _hash.cache_clear()
+    partition_of(key, count)
+
+
+async def _build_batches(records: Sequence[Record], size: int) -> None:
+    producer = Producer({})
+    for at in range(0, len(records), size):
+        producer._batch("calls", 0, records[at : at + size])
+    await producer.close()
 
 
 def _commit(folder: Path, records: Sequence[Record], size: int) -> None:
