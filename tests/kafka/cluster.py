@@ -156,6 +156,8 @@ class Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._properties = dict(properties or {})
         self._proxied = proxied
+        #: Whether a broker may be in no state to answer.
+        self._hurt = False
         #: Of a secured cluster.
         self.certificates: Certificates | None = None
         if secured:
@@ -217,17 +219,18 @@ class Cluster:
 
     def mend(self) -> None:
         """Undo every fault: restore the proxies, thaw what is frozen, start what is dead."""
-        hurt = [broker.id for broker in self.brokers if broker.frozen or not broker.alive]
         for broker in self.brokers:
             if broker.proxy is not None:
                 broker.proxy.restore()
             if not broker.alive:
+                self._hurt = True
                 self._format([] if broker.data.exists() else [broker])
                 self.start_broker(broker.id)
             elif broker.frozen:
                 self.thaw(broker.id)
-        if hurt:
+        if self._hurt:
             self.wait()
+            self._hurt = False
 
     def broker(self, broker: int = 0) -> Broker:
         return self.brokers[broker]
@@ -288,15 +291,18 @@ class Cluster:
         def answers(broker: Broker) -> bool:
             if not broker.alive:
                 raise ClusterError(f"broker {broker.id} does not run\n{_end_of(broker.log)}")
-            return _accepts(broker.internal_port) and ids <= _known(broker.internal)
+            ports = (broker.client_port, broker.internal_port)
+            return all(map(_accepts, ports)) and ids <= _known(broker.internal)
 
         for broker in waited:
             _until(partial(answers, broker), f"broker {broker.id} answers", timeout_s)
 
     def _alive(self, broker: int) -> subprocess.Popen[bytes]:
+        """What is about to be hurt."""
         process = self.broker(broker).process
         assert process is not None, f"broker {broker} was never started"
         assert process.poll() is None, f"broker {broker} is dead"
+        self._hurt = True
         return process
 
     def _format(self, brokers: Sequence[Broker]) -> None:
@@ -621,15 +627,17 @@ class Foreign(Cluster):
 
 # Processes
 
-#: Becomes another program that dies with the thread that started it.
+#: Becomes another program, which dies with the thread that started it. A pipe ends when it does.
 _LEASH = """
 import ctypes, os, sys
+parent, pipe = map(int, sys.argv[1:3])
 ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-if os.getppid() == int(sys.argv[1]):
-    os.execvp(sys.argv[2], sys.argv[2:])
+os.set_inheritable(pipe, False)
+if os.getppid() == parent:
+    os.execvp(sys.argv[3], sys.argv[3:])
 """
 
-#: One that lives as long as we do, whichever threads and event loops of tests come and go.
+#: A thread that lives as long as we do, whichever threads and event loops of tests come and go.
 _starter = ThreadPoolExecutor(1, "kafka-starter")
 
 
@@ -637,16 +645,24 @@ def _spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own that cannot outlive us."""
 
     def spawn() -> subprocess.Popen[bytes]:
-        leash = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())]
-        with log.open("ab") as output:
-            return subprocess.Popen(
-                [*leash, *command],
-                cwd=log.parent,
-                start_new_session=True,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        ours, its = os.pipe()
+        leash = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid()), str(its)]
+        with open(ours, "rb") as pipe:  # noqa: PTH123 - no path
+            try:
+                with log.open("ab") as output:
+                    process = subprocess.Popen(
+                        [*leash, *command],
+                        cwd=log.parent,
+                        start_new_session=True,
+                        pass_fds=[its],
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+            finally:
+                os.close(its)
+            pipe.read()
+        return process
 
     return _starter.submit(spawn).result()
 

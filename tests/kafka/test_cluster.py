@@ -1,7 +1,6 @@
 """The Kafka that tests run does to its clients what it is asked to."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -34,11 +33,11 @@ def write(
         if error is not None:
             failed.append(error)
 
-    usual = {"acks": "all", "delivery.timeout.ms": 8000, "linger.ms": 0}
+    usual = {"acks": "all", "delivery.timeout.ms": 20_000, "linger.ms": 0}
     producer = Producer(cluster.client({**usual, **(settings or {})}))
     for value in values:
         producer.produce(topic, value, on_delivery=delivered)
-    assert producer.flush(20) == 0
+    assert producer.flush(30) == 0
     if failed:
         raise KafkaException(failed[-1])
 
@@ -72,52 +71,51 @@ def test_topics(kafka: Cluster, topic_prefix: str) -> None:
     assert values(kafka, topic) == []
 
 
-def test_what_was_written_survives_a_kill(kafka: Cluster, topic_prefix: str) -> None:
+def test_what_was_written_survives_a_kill(proxied_kafka: Cluster, topic_prefix: str) -> None:
     topic = f"{topic_prefix}calls"
-    kafka.create_topic(topic)
-    write(kafka, topic, b"before")
-    kafka.kill()
+    proxied_kafka.create_topic(topic)
+    write(proxied_kafka, topic, b"before")
+    proxied_kafka.kill()
     with pytest.raises(ClusterError, match="broker 0 does not run"):
-        kafka.wait()
-    kafka.start_broker()
-    kafka.wait()
-    write(kafka, topic, b"after")
-    assert values(kafka, topic) == [b"before", b"after"]
+        proxied_kafka.wait()
+    proxied_kafka.start_broker()
+    proxied_kafka.wait()
+    write(proxied_kafka, topic, b"after")
+    assert values(proxied_kafka, topic) == [b"before", b"after"]
 
 
-def test_a_frozen_broker_is_silent_until_it_thaws(kafka: Cluster, topic_prefix: str) -> None:
+def test_a_frozen_broker_is_silent(proxied_kafka: Cluster, topic_prefix: str) -> None:
     topic = f"{topic_prefix}calls"
-    kafka.create_topic(topic)
-    kafka.freeze()
+    proxied_kafka.create_topic(topic)
+    proxied_kafka.freeze()
     with pytest.raises(KafkaException) as raised:
-        write(kafka, topic, b"lost", settings=IMPATIENT)
+        write(proxied_kafka, topic, b"lost", settings=IMPATIENT)
     assert raised.value.args[0].code() == KafkaError._MSG_TIMED_OUT
-    kafka.thaw()
-    kafka.wait()
-    write(kafka, topic, b"there")
-    assert values(kafka, topic)[-1] == b"there"
+    proxied_kafka.thaw()
+    proxied_kafka.wait()
+    write(proxied_kafka, topic, b"there")
+    assert values(proxied_kafka, topic)[-1] == b"there"
 
 
-def test_a_broker_dies_with_the_process_that_started_it() -> None:
+def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
     program = (
-        "import time\n"
-        "from tests.kafka.cluster import Cluster\n"
-        "with Cluster() as kafka:\n"
-        "    kafka.freeze()\n"
-        "    print(kafka.broker().process.pid, kafka.folder, flush=True)\n"
-        "    time.sleep(60)\n"
+        "import sys, signal, time\n"
+        "from pathlib import Path\n"
+        "from tests.kafka.cluster import _spawn\n"
+        "process = _spawn(['sleep', '60'], Path(sys.argv[1]))\n"
+        "process.send_signal(signal.SIGSTOP)\n"
+        "print(process.pid, flush=True)\n"
+        "time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        pid, folder = process.stdout.readline().split()
-        broker = psutil.Process(int(pid))
-        assert broker.status() == psutil.STATUS_STOPPED
-        process.kill()
-    psutil.wait_procs([broker], timeout=5)
-    assert not broker.is_running() or broker.status() == psutil.STATUS_ZOMBIE
-    shutil.rmtree(folder)
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert child.is_running()
+        parent.kill()
+    gone, _ = psutil.wait_procs([child], timeout=10)
+    # Where nobody reaps orphans it stays a zombie.
+    assert gone or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_one_that_is_there_already(kafka: Cluster, topic_prefix: str) -> None:
@@ -172,12 +170,16 @@ def test_passwords(sasl_kafka: Cluster, topic_prefix: str, mechanism: str) -> No
     reported: list[int] = []
     wrong = {
         **sasl_kafka.sasl(password="wrong", mechanism=mechanism),
-        **IMPATIENT,
         "error_cb": lambda error: reported.append(error.code()),
     }
-    with pytest.raises(KafkaException):
-        write(sasl_kafka, topic, b"not mine", settings=wrong)
-    assert KafkaError._AUTHENTICATION in reported
+    producer = Producer(sasl_kafka.client(wrong))
+    producer.produce(topic, b"not mine")
+    until = time.monotonic() + 20
+    while KafkaError._AUTHENTICATION not in reported:
+        assert time.monotonic() < until, reported
+        producer.poll(0.1)
+    producer.purge()
+    producer.flush(10)
     assert values(sasl_kafka, topic) == [b"mine"]
 
 
@@ -304,16 +306,17 @@ def test_a_proxy_swallows(echo: Proxy) -> None:
 
 def test_a_proxy_is_late(echo: Proxy) -> None:
     with connect(echo) as line:
-        echo.delay(0.3)
+        echo.delay(0.5)
         begun = time.monotonic()
         for _ in range(3):
             line.sendall(b"hello")
         assert take(line, 15) == b"hello" * 3
-        assert 0.3 <= time.monotonic() - begun < 0.8
+        # Each is late, and not one after the other.
+        assert 0.5 <= time.monotonic() - begun < 1.4
         echo.restore()
         begun = time.monotonic()
         assert ask(line) == b"hello"
-        assert time.monotonic() - begun < 0.2
+        assert time.monotonic() - begun < 0.4
 
 
 @pytest.mark.parametrize("fault", [Proxy.refuse, Proxy.black_hole])
