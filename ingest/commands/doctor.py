@@ -257,11 +257,11 @@ def _kafka(kafka: Kafka) -> Sequence[Finding]:
     findings: list[Finding] = []
 
     async def look() -> None:
-        async with asyncio.timeout(KAFKA_S), open_cluster(kafka) as (client, faults):
-            findings.extend(_as_found(fault) for fault in faults)
-            cluster = await describe(client, [kafka.topic_prefix + name for name in TOPICS])
+        async with asyncio.timeout(KAFKA_S), open_cluster(kafka) as link:
+            findings.extend(_as_found(fault) for fault in link.faults)
+            cluster = await describe(link, [kafka.topic_prefix + name for name in TOPICS])
             findings.extend(judge_cluster(cluster, kafka))
-            if cluster.topics and not await may_write(client):
+            if cluster.topics and not await may_write(link):
                 findings.append(
                     Finding(
                         "bad",

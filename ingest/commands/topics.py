@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     InvalidReplicationFactorError,
@@ -21,6 +20,7 @@ from ingest.eventlog.cluster import (
     ClusterError,
     Fault,
     FoundTopic,
+    Link,
     NewTopic,
     create,
     describe,
@@ -198,10 +198,10 @@ def grant(kafka: Kafka, *operations: str) -> str:
 
 async def _create_on_kafka(kafka: Kafka, topics: Sequence[Topic]) -> int:
     try:
-        async with open_cluster(kafka) as (client, faults):
-            _complain(faults)
+        async with open_cluster(kafka) as link:
+            _complain(link.faults)
             async with asyncio.timeout(WORK_S):
-                made, failed, cluster = await _make_missing(client, kafka, topics)
+                made, failed, cluster = await _make_missing(link, kafka, topics)
     except ClusterError as error:
         _complain(error.faults)
         return 1
@@ -212,11 +212,11 @@ async def _create_on_kafka(kafka: Kafka, topics: Sequence[Topic]) -> int:
 
 
 async def _make_missing(
-    client: AIOKafkaClient, kafka: Kafka, topics: Sequence[Topic]
+    link: Link, kafka: Kafka, topics: Sequence[Topic]
 ) -> tuple[set[str], dict[str, Fault], Cluster]:
     """Names of the topics that were made, why others were not, and the cluster after it."""
     names = [kafka.topic_prefix + topic.name for topic in topics]
-    cluster = await describe(client, names)
+    cluster = await describe(link, names)
     failed = {name: hidden(kafka) for name in cluster.hidden}
     missing = [
         NewTopic(
@@ -231,20 +231,20 @@ async def _make_missing(
     if not missing:
         return set(), failed, cluster
     made = set()
-    for name, (error, words) in (await create(client, missing)).items():
+    for name, (error, words) in (await create(link, missing)).items():
         if error is NoError:
             made.add(name)
         elif error is not TopicAlreadyExistsError:  # somebody else was quicker
             failed[name] = why_not_made(error, words, cluster.brokers, kafka)
-    return made, failed, await _with_leaders(client, [name for name in names if name not in failed])
+    return made, failed, await _with_leaders(link, [name for name in names if name not in failed])
 
 
-async def _with_leaders(client: AIOKafkaClient, names: Sequence[str]) -> Cluster:
+async def _with_leaders(link: Link, names: Sequence[str]) -> Cluster:
     """The cluster, once topics can be written to: people start the service next."""
     loop = asyncio.get_running_loop()
     give_up = loop.time() + LEADERS_S
     while True:
-        cluster = await describe(client, names)
+        cluster = await describe(link, names)
         found = [cluster.topics.get(name) for name in names]
         if all(topic and topic.has_leaders for topic in found) or loop.time() > give_up:
             return cluster

@@ -47,6 +47,9 @@ ADDRESS_S = 4.0
 #: Saying goodbye must not hold up a command: TLS may wait for the other side.
 CLOSE_S = 1.0
 
+#: Less than a request may take, so that it is the cluster who says that it is too slow.
+MAKING_S = 8.0
+
 MIN_INSYNC_REPLICAS = "min.insync.replicas"
 
 _TOPIC_RESOURCE = 2
@@ -131,6 +134,17 @@ class FoundTopic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A connection to a cluster."""
+
+    client: AIOKafkaClient
+    #: Ids of the brokers that can be asked.
+    brokers: Sequence[int]
+    #: What is wrong with addresses.
+    faults: Sequence[Fault] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """A cluster as one of its brokers sees it."""
 
@@ -146,8 +160,8 @@ class Cluster:
 
 
 @asynccontextmanager
-async def open_cluster(kafka: Kafka) -> AsyncIterator[tuple[AIOKafkaClient, Sequence[Fault]]]:
-    """A client of the cluster, and which of its addresses cannot be reached.
+async def open_cluster(kafka: Kafka) -> AsyncIterator[Link]:
+    """Connect to those brokers of the cluster that can be reached.
 
     Raises ClusterError if none can, within CONNECT_S; ConfigError for secrets that are gone.
     """
@@ -163,13 +177,13 @@ async def open_cluster(kafka: Kafka) -> AsyncIterator[tuple[AIOKafkaClient, Sequ
                         raise ClusterError(*filter(None, servers.values()))
                     client = AIOKafkaClient(**{**options, "bootstrap_servers": reached})
                     await client.bootstrap()
-                    faults = await _unreachable(kafka, options, servers, client)
+                    link = await _link(kafka, options, servers, client)
             except (TimeoutError, KafkaError):
                 where = ", ".join(kafka.servers)
                 raise ClusterError(
                     Fault(f"Kafka at {where} lets us in and says no more", "look at its logs")
                 ) from None
-            yield client, faults
+            yield link
         finally:
             if client is not None:
                 await _close(client)
@@ -206,21 +220,21 @@ async def _close(connected: Any) -> None:
             await connected.close()
 
 
-async def _unreachable(
+async def _link(
     kafka: Kafka,
     options: Mapping[str, Any],
     servers: Mapping[str, Fault | None],
     client: AIOKafkaClient,
-) -> list[Fault]:
-    """What is wrong with the addresses of the settings, and with those that the cluster names.
-
-    Raises ClusterError if no broker can be reached where the cluster says that it is.
-    """
-    brokers = [f"{_bracketed(each.host)}:{each.port}" for each in client.cluster.brokers()]
-    named = await _look(kafka, options, [each for each in brokers if each not in servers])
+) -> Link:
+    """Look where the cluster says that its brokers are, too. Raises ClusterError if nobody is."""
+    brokers = {
+        each.nodeId: f"{_bracketed(each.host)}:{each.port}" for each in client.cluster.brokers()
+    }
+    unknown = [address for address in brokers.values() if address not in servers]
+    named = await _look(kafka, options, unknown)
     faults = [
         # One that the cluster does without is no harm as long as the others answer.
-        replace(fault, state="bad" if server in brokers else "odd")
+        replace(fault, state="bad" if server in brokers.values() else "odd")
         for server, fault in servers.items()
         if fault is not None
     ]
@@ -233,9 +247,11 @@ async def _unreachable(
         for fault in named.values()
         if fault is not None
     ]
-    if brokers and all({**servers, **named}[each] for each in brokers):
+    looked = {**servers, **named}
+    reached = [broker for broker, address in brokers.items() if looked[address] is None]
+    if not reached:
         raise ClusterError(*faults)
-    return faults
+    return Link(client=client, brokers=reached, faults=faults)
 
 
 def _bracketed(host: str) -> str:
@@ -321,14 +337,14 @@ def _quiet() -> Iterator[None]:
 # Asking
 
 
-async def describe(client: AIOKafkaClient, names: Sequence[str]) -> Cluster:
+async def describe(link: Link, names: Sequence[str]) -> Cluster:
     """The cluster, and those of some topics that it has. Raises ClusterError."""
-    answer = await _ask(client, _DescribeRequest(names))
+    answer = await _ask(link, _DescribeRequest(names))
     topics = {topic["topic"]: topic for topic in answer["topics"]}
     errors = {name: for_code(topic["error_code"]) for name, topic in topics.items()}
     hidden = [name for name in names if errors[name] is TopicAuthorizationFailedError]
     known = [name for name in names if errors[name] not in _NOT_THERE]
-    configs = await _configs(client, known)
+    configs = await _configs(link, known)
     return Cluster(
         cluster_id=answer["cluster_id"],
         brokers=len(answer["brokers"]),
@@ -355,13 +371,13 @@ def _found(topic: Mapping[str, Any], configs: Mapping[str, str] | None) -> Found
 
 
 async def _configs(
-    client: AIOKafkaClient, names: Sequence[str], keys: Sequence[str] | None = None
+    link: Link, names: Sequence[str], keys: Sequence[str] | None = None
 ) -> dict[str, dict[str, str]]:
     """Topic → what is in force of it; without topics that are missing or may not be read."""
     if not names:
         return {}
     asked = [(_TOPIC_RESOURCE, name, keys) for name in names]
-    answer = await _ask(client, DescribeConfigsRequest(asked))
+    answer = await _ask(link, DescribeConfigsRequest(asked))
     return {
         resource["resource_name"]: {
             entry["config_names"]: entry["config_value"] for entry in resource["config_entries"]
@@ -378,17 +394,19 @@ async def weak_topics(kafka: Kafka, client: AIOKafkaClient) -> Sequence[str]:
     may be that of a producer or a consumer; the deadline is the caller's. Raises ClusterError.
     """
     names = {kafka.topic_prefix + name: name for name in TOPICS}
-    found = await _configs(client, list(names), [MIN_INSYNC_REPLICAS])
+    link = Link(client=client, brokers=[each.nodeId for each in client.cluster.brokers()])
+    found = await _configs(link, list(names), [MIN_INSYNC_REPLICAS])
+    wanted = kafka.min_insync_replicas
     return [
         names[topic]
         for topic, configs in found.items()
-        if int(configs[MIN_INSYNC_REPLICAS]) < kafka.min_insync_replicas
+        if int(configs.get(MIN_INSYNC_REPLICAS, wanted)) < wanted
     ]
 
 
-async def may_write(client: AIOKafkaClient) -> bool:
+async def may_write(link: Link) -> bool:
     """Whether we have the right with which an idempotent producer begins. Raises ClusterError."""
-    answer = await _ask(client, InitProducerIdRequest(None, 0))
+    answer = await _ask(link, InitProducerIdRequest(None, 0))
     # Other errors pass by: a broker that is just up has no numbers to hand out yet.
     return for_code(answer["error_code"]) is not ClusterAuthorizationFailedError
 
@@ -402,7 +420,7 @@ class NewTopic:
 
 
 async def create(
-    client: AIOKafkaClient, topics: Sequence[NewTopic]
+    link: Link, topics: Sequence[NewTopic]
 ) -> Mapping[str, tuple[type[KafkaError], str]]:
     """Topic → how its making ended: NoError, or an error and the broker's words for it.
 
@@ -419,32 +437,32 @@ async def create(
             )
             for topic in topics
         ],
-        round(REQUEST_TIMEOUT_S * 1000),
+        round(MAKING_S * 1000),
         False,  # noqa: FBT003 - not only to be validated
     )
-    controller = client.cluster.controller
-    answer = await _ask(client, request, None if controller is None else controller.nodeId)
+    # Without ZooKeeper every broker passes it on.
+    controller = link.client.cluster.controller
+    if controller is not None and controller.nodeId in link.brokers:
+        link = replace(link, brokers=[controller.nodeId])
+    answer = await _ask(link, request)
     return {
         topic["topic"]: (for_code(topic["error_code"]), topic["error_message"] or "")
         for topic in answer["topic_errors"]
     }
 
 
-async def _ask(
-    client: AIOKafkaClient, request: Request[Any], node: int | None = None
-) -> dict[str, Any]:
-    """The answer of a broker; of the first that gives one, if none is named."""
-    nodes = [each.nodeId for each in client.cluster.brokers()] if node is None else [node]
+async def _ask(link: Link, request: Request[Any]) -> dict[str, Any]:
+    """The answer of the first broker that gives one."""
     refusals: list[str] = []
-    for each in nodes:
+    for broker in link.brokers:
         try:
-            return dict((await client.send(each, request)).to_object())
+            return dict((await link.client.send(broker, request)).to_object())
         except NotImplementedError:
             raise ClusterError(
                 Fault("the brokers are too old", "use Kafka 2.3 or newer on them")
             ) from None
         except KafkaError as error:
-            refusals.append(f"broker {each}: {type(error).__name__}")
+            refusals.append(f"broker {broker}: {type(error).__name__}")
     raise ClusterError(
         Fault(
             f"no broker answers {type(request).__name__} ({', '.join(refusals) or 'none known'})",

@@ -99,20 +99,20 @@ async def test_topics_that_promise_too_little_are_found(kafka: Cluster, topic_pr
 
 async def test_who_asks_for_a_topic_does_not_make_it(make_cluster: type[Cluster]) -> None:
     kafka = make_cluster(properties={"auto.create.topics.enable": "true"})
-    async with open_cluster(settings_for(kafka, "t.", 1)) as (client, faults):
-        assert faults == []
-        assert (await describe(client, ["t.calls"])).topics == {}
-        assert await weak_topics(settings_for(kafka, "t.", 1), client) == []
+    async with open_cluster(settings_for(kafka, "t.", 1)) as link:
+        assert link.faults == []
+        assert (await describe(link, ["t.calls"])).topics == {}
+        assert await weak_topics(settings_for(kafka, "t.", 1), link.client) == []
     assert kafka.topics() == []
 
 
 async def test_a_cluster_that_falls_silent_does_not_hold_us_up(proxied_kafka: Cluster) -> None:
     begun = asyncio.get_running_loop().time()
-    async with open_cluster(settings_for(proxied_kafka, "t.", 1)) as (client, _):
+    async with open_cluster(settings_for(proxied_kafka, "t.", 1)) as link:
         proxied_kafka.proxy().black_hole()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
-                await describe(client, ["t.calls"])
+                await describe(link, ["t.calls"])
     proxied_kafka.proxy().refuse()
     with pytest.raises(ClusterError, match="nobody listens"):
         async with open_cluster(settings_for(proxied_kafka, "t.", 1)):
