@@ -364,7 +364,8 @@ def _rights(found: FoundTopic, kafka: Kafka) -> Iterator[Fault]:
 
 def _as_found(fault: Fault, topics: Sequence[str] = ()) -> Finding:
     what = f"{_named(topics)}: {fault.what}" if topics else fault.what
-    mend = f"{fault.mend}; likewise for the others" if len(topics) > 1 else fault.mend
+    is_for_one = len(topics) > 1 and f" {topics[0]} " in fault.mend
+    mend = f"{fault.mend}; likewise for the others" if is_for_one else fault.mend
     return Finding(fault.state, what, mend)
 
 

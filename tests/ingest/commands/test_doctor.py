@@ -114,6 +114,11 @@ def test_one_fault_of_several_topics_is_told_once() -> None:
     assert finding.what.startswith("telephony.calls, telephony.agents: max.message.bytes is 1")
     assert "--entity-name telephony.calls " in finding.mend
     assert finding.mend.endswith("likewise for the others")
+    none = frozenset({Operation.READ})
+    both = [replace(found(name), operations=none) for name in ("calls", "agents")]
+    (finding,) = [finding for finding in judged(*both) if finding.state == "bad"]
+    assert "--topic telephony. " in finding.mend, "one command for all"
+    assert "likewise" not in finding.mend
 
 
 def test_what_is_missing_and_what_may_not_be_seen_are_two_things() -> None:
