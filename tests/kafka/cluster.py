@@ -347,9 +347,9 @@ class Cluster:
                 "transaction.state.log.min.isr": min(2, count),
                 "transaction.state.log.num.partitions": 4,
                 "group.initial.rebalance.delay.ms": 0,
-                # A dead one is missed, and let in again, sooner than by default, 9 s. One that is
-                # alone is missed by nobody.
-                "broker.session.timeout.ms": 1000 if count == 1 else 3000,
+                # Sooner than by default, 9 s: a dead one is missed when this is over. Only then is it
+                # let in again, too, and where it is alone nobody misses it.
+                "broker.session.timeout.ms": 2000 if count == 1 else 3000,
                 "broker.heartbeat.interval.ms": 250,
                 "log.index.size.max.bytes": 1024 * 1024,
                 **(self._security(self.certificates) if self.certificates else {}),
