@@ -347,8 +347,8 @@ class Cluster:
                 "transaction.state.log.min.isr": min(2, count),
                 "transaction.state.log.num.partitions": 4,
                 "group.initial.rebalance.delay.ms": 0,
-                # Sooner than by default, 9 s: a dead one is missed when this is over. Only then is it
-                # let in again, too, and where it is alone nobody misses it.
+                # Shorter than by default, 9 s: a dead one is missed when this is over. It is let in
+                # again no sooner, too, and where it is alone nobody misses it.
                 "broker.session.timeout.ms": 2000 if count == 1 else 3000,
                 "broker.heartbeat.interval.ms": 250,
                 "log.index.size.max.bytes": 1024 * 1024,
