@@ -40,8 +40,8 @@ class Round:
     #: At a fixed rate: how late the generator itself posted, 99th percentile.
     late_p99_ms: float = 0.0
     cpu_s: float
-    #: What others have used of the server's core.
-    others_s: float
+    #: The share of the server's core that others have used.
+    others: float
     #: Over the round, at even times.
     rss_bytes: Sequence[int]
 
@@ -69,7 +69,7 @@ class Shot:
 
     def __init__(self, server: Server, command: Sequence[str], bodies: Slice, *more: str) -> None:
         self._server = server
-        self._core_s, self._cpu_s = _busy_s(), server.cpu_s()
+        self._began, self._core_s, self._cpu_s = time.monotonic(), _busy_s(), server.cpu_s()
         self._process = subprocess.Popen(
             [
                 *("taskset", "-c", LOAD_CORE, *command),
@@ -96,14 +96,16 @@ class Shot:
         output, _ = self._process.communicate()
         sizes = self._sizes.result()
         self._thread.shutdown()
-        core_s, cpu_s = _busy_s() - self._core_s, self._server.cpu_s() - self._cpu_s
+        cpu_s = self._server.cpu_s() - self._cpu_s
+        others_s = _busy_s() - self._core_s - cpu_s
+        others = max(0.0, others_s / (time.monotonic() - self._began))
         _, found, result = output.partition("RESULT")
         if not found or self._process.returncode:
             raise BenchError(f"the load generator gave no result: {output[-1000:]}")
         figures: dict[str, Any] = json.loads(result)
         stretch = -(-len(sizes) // _KEPT)
         kept = [max(sizes[at : at + stretch]) for at in range(0, len(sizes), stretch)]
-        return Round(**figures, cpu_s=cpu_s, others_s=core_s - cpu_s, rss_bytes=kept)
+        return Round(**figures, cpu_s=cpu_s, others=others, rss_bytes=kept)
 
     def _sample(self) -> list[int]:
         sizes = [self._server.rss_bytes()]

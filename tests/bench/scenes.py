@@ -131,12 +131,13 @@ class Stage:
     def _drain(self) -> None:
         most, backlog = self.report.most_per_s(OURS), self.length.backlog
         live = int(most / 2 * (_BESIDE_LOAD_S + 2 * _NOTICE_S))
-        notice, *stock, bodies = self._sign("drain", [_NOTICE_BODIES, *[backlog // 4] * 8, live])
+        half = backlog // 2
+        notice, *stock, bodies = self._sign("drain", [_NOTICE_BODIES, *[half] * 4, live])
         self._lose_kafka(notice)
         while (waiting := self._ours.spooled()) < backlog:
             if not stock:
                 raise BenchError(f"Kafka was away, but only {waiting} events were spooled")
-            self._saturate(OURS, stock.pop(), seconds=1 + backlog / 4 / most)
+            self._saturate(OURS, stock.pop(), seconds=1 + half / most)
         shot = steady(self._ours, bodies, most / 2)
         while self._ours.spooled() < waiting + most / 4:
             if shot.over:
@@ -170,8 +171,10 @@ class Stage:
 
     def _sign(self, scene: str, counts: Sequence[int]) -> Sequence[Slice]:
         task = self.progress.add_task(f"signing for {scene}", total=sum(counts))
-        path = self.home / f"bodies-{scene}"
-        return make_slices(path, counts, lambda more: self.progress.advance(task, more))
+        # The bodies of the scene before have been posted.
+        return make_slices(
+            self.home / "bodies", counts, lambda more: self.progress.advance(task, more)
+        )
 
     def _saturate(
         self,
