@@ -26,6 +26,12 @@ def add_commands(app: typer.Typer) -> None:
     schemas = typer.Typer(help="The published schemas.", no_args_is_help=True)
     schemas.command("export")(schemas_export)
     app.add_typer(schemas, name="schemas")
+    spool = typer.Typer(
+        help="What waits for Kafka on a disk, and bringing it there.", no_args_is_help=True
+    )
+    spool.command("show")(spool_show)
+    spool.command("drain")(spool_drain)
+    app.add_typer(spool, name="spool")
     config = typer.Typer(help="The settings in force.", no_args_is_help=True)
     config.command("show")(config_show)
     app.add_typer(config, name="config")
@@ -96,6 +102,40 @@ def topics_create(
     if group is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", group):
         raise typer.BadParameter("letters, digits, . _ - are allowed", param_hint="--group")
     raise typer.Exit(create_topics(load_settings(config), group))
+
+
+SpoolPath = Annotated[
+    Path | None,
+    typer.Argument(help="A data directory, or spool/<role> in one. Else eventlog.path."),
+]
+
+
+def spool_show(
+    path: SpoolPath = None, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what waits for Kafka, also beside a running receiver."""
+    from ingest.commands.spool import show_spool
+    from ingest.settings import load_settings
+
+    raise typer.Exit(show_spool(path or load_settings(config).eventlog.path, as_json=as_json))
+
+
+def spool_drain(path: SpoolPath = None, config: ConfigOption = None) -> None:
+    """Bring to Kafka what a volume holds whose receiver is gone.
+
+    Exits with 1 if something is left: after Ctrl-C, say. Running it again goes on.
+    """
+    from ingest.commands.spool import drain_spool
+    from ingest.logs import setup_logs
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    logs = setup_logs(settings.logging.format, "error")
+    try:
+        code = drain_spool(settings, path or settings.eventlog.path)
+    finally:
+        logs.close()
+    raise typer.Exit(code)
 
 
 def schemas_export() -> None:

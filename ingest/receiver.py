@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
-import os
 import resource
 import shutil
 import signal
@@ -25,8 +23,8 @@ from ingest.errors import ConfigError
 from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.kinds import open_log
 from ingest.eventlog.log import EventLog
+from ingest.eventlog.ownership import sole_owner
 from ingest.eventlog.retention import tidy
-from ingest.eventlog.segments import make_folder
 from ingest.metrics import (
     DISK_FREE_BYTES,
     HTTP_CONNECTIONS,
@@ -70,7 +68,7 @@ async def receive(settings: Settings, stopping: Stopping, ready: asyncio.Event) 
         raise ConfigError("connections: there is none: add [connections.<name>] to the settings")
     path = settings.eventlog.path
     with ExitStack() as stack:
-        stack.enter_context(only_receiver(path))
+        stack.enter_context(sole_owner(path, ROLE))
         public_socket = stack.enter_context(listening(settings.receiver, "receiver"))
         admin_socket = stack.enter_context(listening(settings.admin, "admin"))
         async with open_log(settings, ROLE) as eventlog:
@@ -177,29 +175,6 @@ def dormant_connections(path: Path, settings: Settings) -> set[str]:
         temporary.write_text(json.dumps(seen))
         temporary.replace(file)
     return seen.keys() - settings.connections.keys()
-
-
-@contextmanager
-def only_receiver(path: Path) -> Iterator[None]:
-    """Be the only receiver on a data directory; raises ConfigError if there is one."""
-    try:
-        make_folder(path)
-        descriptor = os.open(path / "receiver.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ConfigError(
-            f"eventlog.path: {path} cannot be written ({error.strerror}): "
-            "set it to a folder that this user can write to"
-        ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ConfigError(
-            f"eventlog.path: a receiver is running on {path.resolve()}: stop that one, or give "
-            "this one a folder of its own"
-        ) from None
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -180,6 +180,7 @@ def test_what_subscribers_import_of_schemas_loads_no_server() -> None:
 _NOT_OURS = {
     ".git",
     ".hypothesis",
+    ".kafka",
     ".mypy_cache",
     ".pytest_cache",
     ".ruff_cache",

@@ -340,8 +340,8 @@ class Connection:
         """`Producer.send` of the producer that there is, or the next one there is."""
         if not self._producer.done():
             note("unreachable")
-        producer = await asyncio.shield(self._producer)
-        return await producer.send(topic, records, note)
+            await asyncio.shield(self._producer)
+        return await self._producer.result().send(topic, records, note)
 
     def end(self, reason: str) -> None:
         """Give up the producer that there is, if any."""
@@ -385,9 +385,10 @@ class Connection:
                 fault = error
             else:
                 return producer
-            if said != type(fault):  # once for each kind
-                said = type(fault)
-                log.error("kafka_unreachable", error=said.__name__)
+            word = fault.reason if isinstance(fault, BrokenError) else type(fault).__name__
+            if said != word:  # once for each kind
+                said = word
+                log.error("kafka_unreachable", error=word)
             await asyncio.sleep(next(pauses, _CONNECT_S[-1]))
 
     async def _look_at_topics(self, producer: Producer) -> None:

@@ -3,11 +3,16 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ingest.eventlog.journal import open_journal
 from ingest.eventlog.journal import open_reader as open_journal_reader
 from ingest.eventlog.log import EventLog, Reader, Start
 from ingest.settings import Settings
+
+if TYPE_CHECKING:
+    from ingest.eventlog.kafka import KafkaPublisher
 
 # Kafka's client is loaded where it is needed: it takes a tenth of a second.
 
@@ -22,20 +27,28 @@ async def open_log(settings: Settings, role: str) -> AsyncIterator[EventLog]:
         async with open_journal(settings.eventlog.path) as journal:
             yield journal
         return
-    from ingest.eventlog.cluster import client_options, weak_topics  # noqa: PLC0415
-    from ingest.eventlog.kafka import open_kafka  # noqa: PLC0415
     from ingest.eventlog.spool import spool_folder  # noqa: PLC0415
 
+    async with open_spool_log(settings, spool_folder(settings.eventlog.path, role)) as kafka:
+        yield kafka
+
+
+def open_spool_log(
+    settings: Settings, folder: Path
+) -> "AbstractAsyncContextManager[KafkaPublisher]":
+    """Kafka with the spool in ``folder``, which is drained while it is open."""
+    from ingest.eventlog.cluster import client_options, weak_topics  # noqa: PLC0415
+    from ingest.eventlog.kafka import open_kafka  # noqa: PLC0415
+
     kafka = settings.kafka
-    async with open_kafka(
-        spool_folder(settings.eventlog.path, role),
+    return open_kafka(
+        folder,
         options=partial(client_options, kafka),
         find_weak_topics=partial(weak_topics, kafka),
         prefix=kafka.topic_prefix,
         publish_timeout_s=kafka.publish_timeout_s,
         spool_max_bytes=settings.eventlog.spool_max_bytes,
-    ) as publisher:
-        yield publisher
+    )
 
 
 def open_reader(

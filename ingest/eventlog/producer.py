@@ -18,13 +18,13 @@ from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.partitioner import murmur2
-from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from ingest.eventlog.cluster import REQUEST_TIMEOUT_S
 from ingest.eventlog.log import Record, StoredRecord
+from ingest.eventlog.produce import ProduceRequest
 from schemas.times import now_ms
 
 #: Finding the cluster and getting a producer id.
@@ -36,7 +36,6 @@ HUNG_S = 30.0
 #: Between tries: from the first to the second, what others at most wait, and what waits for people.
 _FIRST_PAUSE_S, _PAUSE_S, PROBE_S = 0.1, 1.0, 30.0
 
-_ALL_IN_SYNC = -1
 _MAGIC = 2
 _NO_COMPRESSION = 0
 _ENDLESS = 2**31 - 1
@@ -222,12 +221,7 @@ class Producer:
     ) -> str | Sequence[tuple[int, int]]:
         """(partition, error code) of each batch, or why there was no answer."""
         batches = [(at, self._batch(topic, at, left[at][0])) for at in partitions]
-        request = ProduceRequest(
-            transactional_id=None,
-            required_acks=_ALL_IN_SYNC,
-            timeout=int(REQUEST_TIMEOUT_S * 1000),
-            topics=[(topic, batches)],
-        )
+        request = ProduceRequest(topic, batches, int(REQUEST_TIMEOUT_S * 1000))
         try:
             async with asyncio.timeout(
                 2 * REQUEST_TIMEOUT_S
@@ -238,7 +232,8 @@ class Producer:
         except Exception:  # noqa: BLE001 - whatever a library says of a connection that fails
             return "away"
         self._heard = self._loop.time()
-        return [(found[0], found[1]) for _, results in answer.topics for found in results]
+        results: Sequence[tuple[int, int]] = answer.results
+        return results
 
     def _batch(self, topic: str, partition: int, records: Sequence[AnyRecord]) -> bytearray:
         builder = DefaultRecordBatchBuilder(

@@ -61,9 +61,13 @@ _READ_ROWS = 1000
 _DRAINED = "drained"
 
 
+#: Below a data directory.
+SPOOLS = "spool"
+
+
 def spool_folder(path: Path, role: str) -> Path:
     """Where a role's spool is, below the data directory; no other role writes there."""
-    return path / "spool" / role
+    return path / SPOOLS / role
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,18 @@ class Place:
     stored_to: int
     drained_to: int
     records: int
+
+
+def look_into(folder: Path) -> Mapping[str, Waiting]:
+    """Topic → what waits in a role's folder, be somebody at work there or not. Blocks."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            topic = _Topic(path)
+            topic.close()
+            if topic.records:
+                found[path.name] = topic.waiting(now_ms())
+    return found
 
 
 class Spool:
@@ -150,13 +166,7 @@ class Spool:
     def waiting(self) -> Mapping[str, Waiting]:
         """Topic → what it has here, where there is something."""
         now = now_ms()
-        return {
-            name: Waiting(
-                topic.records, _size(topic.folder), max(0.0, (now - topic.oldest_ms) / 1000)
-            )
-            for name, topic in self._topics.items()
-            if topic.records
-        }
+        return {name: topic.waiting(now) for name, topic in self._topics.items() if topic.records}
 
     async def measure(self) -> None:
         """Look at the size; to be called every few seconds."""
@@ -214,6 +224,10 @@ class _Topic:
         for record in self._cursor.read("", 1, 1):
             self.oldest_ms = record.written_ms
         self._cursor.after = self.drained_to
+
+    def waiting(self, now: int) -> Waiting:
+        age_s = max(0.0, (now - self.oldest_ms) / 1000)
+        return Waiting(self.records, _size(self.folder), age_s)
 
     def read(self, max_bytes: int) -> Sequence[StoredRecord] | None:
         self._cursor.after = self.drained_to
