@@ -6,6 +6,7 @@ a topic, or has one made by the way: a request that names topics forbids it to t
 
 import asyncio
 import logging
+import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -64,7 +65,8 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     Made anew for each connection: password and certificates are read again. Raises ConfigError.
     """
     options: dict[str, Any] = {
-        "bootstrap_servers": kafka.servers,
+        # In any order: one that says nothing must not keep us from the others each time.
+        "bootstrap_servers": random.sample(kafka.servers, len(kafka.servers)),
         "client_id": "dialstream",
         "request_timeout_ms": round(REQUEST_TIMEOUT_S * 1000),
         "security_protocol": kafka.security_protocol,

@@ -266,6 +266,7 @@ class KafkaLane:
             self._spool.drained(self.topic, position, len(chunk))
             self._switch.drained(position)
         elif chunk is None:
+            self._note("spool_unreadable")
             await asyncio.sleep(1)
             return
         elif stored_to > self._switch.drained_to:
@@ -439,19 +440,19 @@ async def open_kafka(
     publisher = KafkaPublisher(
         spool, connection, prefix=prefix, publish_timeout_s=publish_timeout_s
     )
-    background = [
-        asyncio.create_task(connection.keep()),
-        asyncio.create_task(_measure(spool)),
-    ]
     try:
-        await publisher.open_lanes()
-        SPOOL.watch(spool)
-        yield publisher
+        async with asyncio.TaskGroup() as tasks:
+            background = [tasks.create_task(connection.keep()), tasks.create_task(_measure(spool))]
+            try:
+                await publisher.open_lanes()
+                SPOOL.watch(spool)
+                yield publisher
+            finally:
+                await publisher.close()
+                for task in background:
+                    task.cancel()
     finally:
-        await publisher.close()
-        for task in background:
-            task.cancel()
-        await asyncio.wait(background)
+        SPOOL.watch(None)
         await spool.close()
 
 

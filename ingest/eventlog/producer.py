@@ -27,8 +27,8 @@ from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.produce import ProduceRequest
 from schemas.times import now_ms
 
-#: Finding the cluster and getting a producer id.
-START_S = 10.0
+#: Finding the cluster, of whose servers some may say nothing, and getting a producer id.
+START_S = 15.0
 
 #: No answer from anybody for so long: the connections are not worth keeping.
 HUNG_S = 30.0
@@ -42,6 +42,7 @@ _ENDLESS = 2**31 - 1
 
 # https://kafka.apache.org/protocol#protocol_error_codes
 _NONE, _DUPLICATE_SEQUENCE = 0, 46
+_STARTING = frozenset((14, 15, 16))  # the coordinator: LOAD_IN_PROGRESS, NOT_AVAILABLE, NOT_…
 _TOO_LARGE, _LIST_TOO_LARGE = 10, 18
 #: Refused for what they are: sending them again changes nothing.
 _REFUSALS = {
@@ -115,12 +116,18 @@ class Producer:
         async with asyncio.timeout(START_S):
             await self.client.bootstrap()
             await self.client.force_metadata_update()
-            node = self.client.get_random_node()
-            answer = await self.client.send(node, InitProducerIdRequest(None, _ENDLESS))
+            answer = await self._ask_for_id()
+            while answer.error_code in _STARTING:
+                await asyncio.sleep(_FIRST_PAUSE_S)
+                answer = await self._ask_for_id()
             if answer.error_code != _NONE:
                 raise BrokenError(_TROUBLES.get(answer.error_code, f"error_{answer.error_code}"))
             self._id, self._epoch = answer.producer_id, answer.producer_epoch
             self._heard = self._loop.time()
+
+    async def _ask_for_id(self) -> Any:
+        node = self.client.get_random_node()
+        return await self.client.send(node, InitProducerIdRequest(None, _ENDLESS))
 
     async def send(
         self, topic: str, records: Sequence[AnyRecord], note: Callable[[str], None]
@@ -147,8 +154,7 @@ class Producer:
                 await asyncio.sleep(pause_s)
                 most_s = PROBE_S if trouble in _FOR_PEOPLE else _PAUSE_S
                 pause_s = min(2 * pause_s, most_s)
-                if left is None:
-                    left = self._by_partition(topic, records)
+                left = self._share_out_again(topic, records, left)
         return refused
 
     def end(self, reason: str) -> None:
@@ -167,9 +173,9 @@ class Producer:
         try:
             async with asyncio.timeout(2):
                 await self.client.close()
-        except TimeoutError:
+        except Exception:  # noqa: BLE001 - a library that fails to say goodbye; we say it then
             for transport in transports:
-                transport.abort()  # nobody takes what we had to say
+                transport.abort()
 
     def _by_partition(
         self, topic: str, records: Sequence[AnyRecord]
@@ -183,6 +189,21 @@ class Producer:
         for record in records:
             found[partition_of(record.key, count)].append(record)
         return {partition: deque((batch,)) for partition, batch in found.items()}
+
+    def _share_out_again(
+        self,
+        topic: str,
+        records: Sequence[AnyRecord],
+        left: dict[int, deque[Sequence[AnyRecord]]] | None,
+    ) -> dict[int, deque[Sequence[AnyRecord]]] | None:
+        """What is ``left``, should the topic have been made, or made again with less partitions."""
+        if left is None:
+            return self._by_partition(topic, records)
+        known = self.client.cluster.partitions_for_topic(topic)
+        if known and not left.keys() <= known:
+            rest = [record for batches in left.values() for batch in batches for record in batch]
+            return self._by_partition(topic, rest)
+        return left
 
     async def _try(
         self, topic: str, left: dict[int, deque[Sequence[AnyRecord]]], refused: list[Refusal]
