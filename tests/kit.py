@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGABRT, SIGTERM, Signals
@@ -586,11 +586,22 @@ class Load:
     An event is posted until it is acknowledged; the next one of its leg only then.
     """
 
-    def __init__(self, port: int, *, connections: int = 16, pause_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        connections: int = 16,
+        pause_s: float = 0.0,
+        more: Callable[[int, int], Mapping[str, object]] = lambda leg, seq: {},
+    ) -> None:
+        """``more``: what a leg's event has besides."""
         self.port = port
         self.sent: list[Sent] = []
         self.stopping = False
+        #: The longest that anybody has waited for an answer, or for the end of a connection.
+        self.worst_s = 0.0
         self._pause_s = pause_s
+        self._more = more
         #: Idle connections, the one that has been idle longest first: never the last one used.
         self._idle: asyncio.Queue[_Connection] = asyncio.Queue()
         self._legs = connections - 1
@@ -637,21 +648,23 @@ class Load:
             for seq in range(12):
                 if self.stopping:
                     return
-                payload = json.dumps(call(leg, seq)).encode()
+                payload = json.dumps(call(leg, seq, **self._more(leg, seq))).encode()
                 sent = Sent(leg, seq, payload, sign(payload))
                 self.sent.append(sent)
                 while not sent.acknowledged:
                     status = await self._post(sent.body)
                     sent.tries.append(status)
                     if status != 204:
-                        await asyncio.sleep(0.05)
+                        await asyncio.sleep(max(0.05, self._pause_s))
                 await asyncio.sleep(self._pause_s)
 
     async def _post(self, body: bytes) -> int | None:
         connection = await self._idle.get()
+        begun = time.monotonic()
         try:
             return await connection.post(body)
         finally:
+            self.worst_s = max(self.worst_s, time.monotonic() - begun)
             self._idle.put_nowait(connection)
 
 
