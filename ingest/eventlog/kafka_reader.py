@@ -104,15 +104,23 @@ class KafkaReader:
             log.warning("reader_not_closed", error=type(error).__name__)
 
     async def begin(self, places: Iterable[TopicPartition]) -> None:
-        """Go to where reading begins: behind what is committed, else where ``latest`` says."""
+        """Go to where ``latest`` says."""
+        # All at once: asked one by one, as many partitions as we have take many seconds.
+        consumer = self._consumer
+        find = consumer.end_offsets if self._latest else consumer.beginning_offsets
+        for place, offset in (await find(list(places))).items():
+            consumer.seek(place, offset)
+
+    async def take_up(self, places: Iterable[TopicPartition]) -> None:
+        """Go on with partitions that are this member's now, behind what the group has committed."""
+        new = []
         for place in places:
-            offset = None
-            if self._consumer._group_id is not None:  # noqa: SLF001 - it has no other way to ask
-                offset = await self._consumer.committed(place)
-            self._committed[place] = offset or 0
-            if offset is None and self._latest:
-                await self._consumer.seek_to_end(place)
-            await self._consumer.position(place)
+            committed = await self._consumer.committed(place)
+            self._committed[place] = committed or 0
+            if committed is None:
+                new.append(place)
+        if new:
+            await self.begin(new)
 
     async def let_go(self, places: Iterable[TopicPartition]) -> None:
         """Return once what was handed out of these is committed, or after five seconds."""
@@ -166,7 +174,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._reader.let_go(revoked)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._reader.begin(assigned)
+        await self._reader.take_up(assigned)
 
 
 @asynccontextmanager

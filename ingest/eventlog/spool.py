@@ -30,6 +30,7 @@ from ingest.eventlog.journal import Cursor, JournalPublisher
 from ingest.eventlog.lanes import Group, size_of
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.segments import (
+    CORRUPT,
     SAFE_JUMP,
     SealedError,
     Segment,
@@ -37,6 +38,7 @@ from ingest.eventlog.segments import (
     make_folder,
     segment_paths,
     set_aside,
+    sync_folder,
     unlink_segment,
 )
 from ingest.eventlog.topic import KEEP_FREE, SEGMENT_BYTES
@@ -120,6 +122,7 @@ class Spool:
     def open(self, topic: str) -> None:
         """Find out where a topic stands, before anything else is done with it. Blocks."""
         found = self._topics[topic] = _Topic(self.folder / topic)
+        found.correct()
         self.places[topic] = Place(found.stored_to, found.drained_to, found.records)
 
     def publish(self, records: Sequence[Record], appended: Callable[[int | None], None]) -> Group:
@@ -206,24 +209,35 @@ class _Topic:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stored_to, self.records, self.oldest_ms = 0, 0, now_ms()
-        drained = _remembered(folder)
-        for path in segment_paths(folder):
-            first, last = first_position(path), _last(path)
-            if last is None:  # something may be there: it is found out by reading
-                self.stored_to = first + SAFE_JUMP
-                self.records += 1
+        remembered = _remembered(folder)
+        ends = [(path, first_position(path), _last(path)) for path in segment_paths(folder)]
+        for _, first, last in ends:
+            # Of a file that does not say where it ends: before everything that will come behind it.
+            self.stored_to = first - 2 + SAFE_JUMP if last is None else last
+        #: A place behind the end is of files that have been taken away: all that is here is new.
+        self.misled = remembered > self.stored_to
+        self.drained_to = 0 if self.misled else remembered
+        for path, first, last in ends:
+            if last is None:
+                self.records += _readable(path, self.drained_to)
             else:
-                self.stored_to = last
-                self.records += max(0, last - max(first - 1, drained))
-        # A place behind the end would skip what is appended next: the files have been taken away.
-        self.drained_to = min(drained, self.stored_to)
+                self.records += max(0, last - max(first - 1, self.drained_to))
         self._cursor = Cursor(folder)
         self._cursor.after = self.drained_to
         self._damaged: set[Path] = set()
         self._written = (self.drained_to, time.monotonic())
-        for record in self._cursor.read("", 1, 1):
+        found = self._cursor.read("", 1, 1)
+        for record in found:
             self.oldest_ms = record.written_ms
+        if not found and self._cursor.at_end():
+            self.records = 0
         self._cursor.after = self.drained_to
+
+    def correct(self) -> None:
+        """Forget a place that cannot be, before there are enough records for it."""
+        if self.misled:
+            (self.folder / _DRAINED).unlink(missing_ok=True)
+            sync_folder(self.folder)
 
     def waiting(self, now: int) -> Waiting:
         age_s = max(0.0, (now - self.oldest_ms) / 1000)
@@ -250,7 +264,7 @@ class _Topic:
             for path, following in pairwise(segment_paths(self.folder)):
                 if first_position(following) - 1 > self.drained_to:
                     break
-                if path in self._damaged:
+                if path in self._damaged or not _sound(path):
                     set_aside(path)
                 unlink_segment(path)
 
@@ -294,6 +308,23 @@ def _last(path: Path) -> int | None:
     except (apsw.Error, OSError):
         log.error("segment_unreadable", topic=path.parent.name, file=path.name)
         return None
+
+
+def _readable(path: Path, after: int) -> int:
+    """How many records of a damaged segment can be read."""
+    with suppress(apsw.Error, OSError), closing(Segment(path)) as segment:
+        return len(segment.read("", after))
+    return 0
+
+
+def _sound(path: Path) -> bool:
+    """Whether a segment is in order, read or not. Reads all of it."""
+    try:
+        with closing(Segment(path)) as segment:
+            segment.last()
+            return segment.check()
+    except CORRUPT:
+        return False
 
 
 def _size(folder: Path) -> int:
