@@ -60,11 +60,18 @@ class Row:
     taken_s: float = 0.0
 
 
-async def play(cell: Cell, kafka: Cluster, folder: Path, prefix: str) -> Row:
+async def play(
+    cell: Cell,
+    kafka: Cluster,
+    folder: Path,
+    prefix: str,
+    environment: Mapping[str, str] | None = None,
+) -> Row:
     """Raises AssertionError or ClusterError where it cannot be played to its end."""
     begun = time.monotonic()
     way = cell.way
     stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix, way.topic)
+    stage.product.environment.update(environment or {})
     row = Row(str(cell), Verdict())
     async with running(stage) as load:
         if cell.moment is not Moment.BEFORE:
