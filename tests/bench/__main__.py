@@ -111,7 +111,8 @@ def _run(path: Path, scenes: Collection[Scene], length: Length) -> Report:
                 servers[peer.name] = stack.enter_context(peer.start(own, broker))
 
         stage = Stage(home, broker, servers, report, length, progress)
-        stage.warm_up()
+        for _ in range(1 if Scene.SATURATION in scenes else 2):  # a cold server's most is not much
+            stage.warm_up()
         for scene in FOR_ALL:
             if scene in scenes:
                 stage.play(scene)
