@@ -1,6 +1,7 @@
 """``python -m tests.faults``: every fault that we can think of, one after the other, for long."""
 
 import asyncio
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -16,9 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.faults.judge import Verdict
-from tests.faults.scenario import MATRIX, Row, play, play_kills
+from tests.faults.scenario import MATRIX, Row, kills_name, play, play_kills
 from tests.faults.ways import On
 from tests.kafka.cluster import Cluster
+
+_BROKERS = {On.JOURNAL: 0, On.ONE: 1, On.SECURED: 1, On.THREE: 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,9 @@ def faults(
     if not chosen:
         typer.echo("no scenario has that in its name", err=True)
         raise typer.Exit(2)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    # It tells of every connection that a proxy cuts.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    console = Console(width=None if sys.stdout.isatty() else 170)
     rows = []
     with _progress(console) as progress:
         bar = progress.add_task("", total=len(chosen))
@@ -56,7 +61,9 @@ def faults(
 
 
 def _scenarios(kills: int) -> Iterable[Scenario]:
-    yield Scenario(f"receiver killed {kills} times", On.ONE, partial(play_kills, kills))
+    for on in (On.JOURNAL, On.ONE):
+        name = kills_name(kills, journal=on is On.JOURNAL)
+        yield Scenario(name, on, partial(play_kills, kills))
     for cell in sorted(MATRIX, key=lambda cell: list(On).index(cell.way.on)):
         yield Scenario(str(cell), cell.way.on, partial(play, cell))
 
@@ -65,9 +72,8 @@ def _played(scenarios: Sequence[Scenario], begin: Callable[[str], None]) -> Iter
     """Play those of one cluster together; one that cannot be played is a row as well."""
     for on, together in groupby(scenarios, key=lambda scenario: scenario.on):
         begin(f"starting {on}")
-        count = 3 if on is On.THREE else 1
         with (
-            Cluster(count, proxied=True, secured=on is On.SECURED) as kafka,
+            Cluster(_BROKERS[on], proxied=True, secured=on is On.SECURED) as kafka,
             tempfile.TemporaryDirectory(prefix="dialstream-faults-", dir="/var/tmp") as folder,
         ):
             for number, scenario in enumerate(together):
@@ -94,7 +100,7 @@ def _progress(console: Console) -> Progress:
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(title="What was lost", title_justify="left")
-    table.add_column("scenario")
+    table.add_column("scenario", no_wrap=True)
     for name in (
         *("offered", "acknowledged", "refused", "lost", "changed", "out of order"),
         *("worst answer", "spooled", "repeats", "well"),

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from tests.faults.judge import REFUSED_SHARE, Verdict, judge
-from tests.faults.stage import Stage, until
+from tests.faults.stage import OnJournal, Stage, until
 from tests.faults.ways import TOPIC_BYTES, WAYS, Way
 from tests.kafka.cluster import Cluster
 from tests.kit import Load
@@ -88,7 +88,7 @@ async def play(
         if cell.kill:
             row.spooled += await asyncio.to_thread(stage.spooled)
             acknowledged = await _kill(stage, load)
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(1.5)
         await asyncio.to_thread(with_fault.__exit__, None, None, None)
         await asyncio.to_thread(stage.restore_lines)
         await until(stage.whole, "the spool is empty and nothing is wrong", 90)
@@ -103,11 +103,16 @@ async def play(
     return row
 
 
+def kills_name(count: int, *, journal: bool) -> str:
+    return f"receiver killed {count} times{', journal' if journal else ''}"
+
+
 async def play_kills(count: int, kafka: Cluster, folder: Path, prefix: str) -> Row:
-    """The receiver is killed again and again, with nothing else wrong."""
+    """The receiver is killed again and again. Where there is no broker: on the journal."""
     begun = time.monotonic()
-    stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix)
-    row = Row(f"receiver killed {count} times", Verdict())
+    build = Stage.build if kafka.brokers else OnJournal.build
+    stage = await asyncio.to_thread(build, kafka, folder, prefix)
+    row = Row(kills_name(count, journal=not kafka.brokers), Verdict())
     acknowledged = 0
     async with running(stage) as load:
         for _ in range(count):
@@ -173,12 +178,10 @@ def _verdict(stage: Stage, load: Load, acknowledged: int, *, killed: bool) -> Ve
     """``acknowledged``: before the receiver's last start."""
     product = stage.product
     books = product.settled().outcomes()
-    code = product.stop()
+    product.kill()
     verdict = judge(load.sent, stage.log(), stage.values(stage.rejects))
     verdict.worst_s = load.worst_s
     verdict.others += checks(load, books, acknowledged, killed=killed)
-    if code:
-        verdict.others.append(f"exit {code} at SIGTERM")
     verdict.others += [
         f"{line['event']}: {line}"
         for event in ("unexpected_error", "segment_damaged")

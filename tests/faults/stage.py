@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.kafka.cluster import PASSWORDS, WRITER, Cluster
 from tests.kafka.proxy import Proxy
@@ -32,7 +32,7 @@ class Stage:
         prefix: str,
         topic: Mapping[str, Any] | None = None,
         **settings: Any,
-    ) -> "Stage":
+    ) -> Self:
         """Make topics, and a receiver that is not started yet; ``settings``: of the event log."""
         product = Product(folder, settings_for(kafka, prefix, **settings))
         stage = cls(kafka, product, prefix, topic or {"partitions": 4})
@@ -86,6 +86,30 @@ class Stage:
         """Kafka is there, and all records go straight to it."""
         away = [word for word in self.degraded() if word.startswith(("kafka_", "spooled:"))]
         return not away and not self.waiting()
+
+
+class OnJournal(Stage):
+    """The same without Kafka."""
+
+    @classmethod
+    def build(
+        cls,
+        kafka: Cluster,
+        folder: Path,
+        prefix: str,
+        topic: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Self:
+        return cls(kafka, Product(folder, {"eventlog": settings}), prefix, topic or {})
+
+    def log(self) -> list[bytes]:
+        tail = ("tail", "call", "--from-beginning", "--json")
+        return [
+            line.encode() for line in self.product.run(*tail, timeout_s=300).stdout.splitlines()
+        ]
+
+    def values(self, topic: str) -> list[bytes]:
+        return []
 
 
 async def until(true: Callable[[], object], what: str, timeout_s: float = 30) -> None:

@@ -19,7 +19,7 @@ BEFORE, DURING, AFTER = Moment
 CHOSEN = {
     ("stopped", DURING, True),
     ("black hole", BEFORE, False),
-    ("slow by 2.5 s", AFTER, False),
+    ("slow by 2.5 s", BEFORE, False),
     ("topic deleted", AFTER, True),
     ("record too large", DURING, False),
     ("producer fenced", BEFORE, False),

@@ -81,7 +81,7 @@ async def test_a_disk_that_has_rotted_under_the_spool(make_stage: MakeStage) -> 
     product = stage.product
     stage.lines[0].refuse()
     async with running(stage, direct=False) as load:
-        await until(lambda: stage.waiting() > 2000, "the spool fills")
+        await until(lambda: stage.waiting() > 1000, "the spool fills")
     assert await asyncio.to_thread(product.stop) == 0
     folder = product.data / "spool" / "receiver" / "calls"
     [segment] = folder.glob("*.sqlite")
