@@ -36,6 +36,7 @@ from ingest.eventlog.segments import (
     Segment,
     first_position,
     make_folder,
+    rescue,
     segment_paths,
     set_aside,
     sync_folder,
@@ -121,6 +122,7 @@ class Spool:
 
     def open(self, topic: str) -> None:
         """Find out where a topic stands, before anything else is done with it. Blocks."""
+        _mend(self.folder / topic)
         found = self._topics[topic] = _Topic(self.folder / topic)
         found.correct()
         self.places[topic] = Place(found.stored_to, found.drained_to, found.records)
@@ -308,6 +310,19 @@ def _last(path: Path) -> int | None:
     except (apsw.Error, OSError):
         log.error("segment_unreadable", topic=path.parent.name, file=path.name)
         return None
+
+
+def _mend(folder: Path) -> None:
+    """Put what can be read of a file that is no database in its place; nobody else is at work."""
+    for path in segment_paths(folder):
+        if _last(path) is None:
+            with suppress(apsw.Error, OSError):  # it is read as it is, then
+                rescued = rescue(path)
+                set_aside(path)
+                Segment.create(folder, first_position(path), rescued)
+                log.error(
+                    "segment_damaged", topic=folder.name, file=path.name, rescued=len(rescued)
+                )
 
 
 def _readable(path: Path, after: int) -> int:
