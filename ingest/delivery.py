@@ -41,7 +41,10 @@ class Source(Protocol):
         ...
 
     def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
-        """Translate signed bytes, or raise UnreadableError. One fact, one id, always."""
+        """Translate signed bytes, or raise UnreadableError. One fact, one id, always.
+
+        Raises VerificationError if they say of themselves that they are not valid now.
+        """
         ...
 
 

@@ -1,9 +1,9 @@
 """The whole flow: verify, normalize, publish. Once the receipt says durable, acknowledge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -15,8 +15,8 @@ from schemas.event import Event
 
 log = structlog.get_logger()
 
-P = ParamSpec("P")
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Outcome(StrEnum):
@@ -63,19 +63,7 @@ class Pipeline:
         through one stage before any enters the next: so a stage's code stays in the processor's
         caches, which halves what it costs.
         """
-        payloads = [_guarded(source.verify, delivery) for delivery, source in batch]
-        read = [
-            payload if isinstance(payload, DeliveryError) else _guarded(_read, payload, *arrived)
-            for payload, arrived in zip(payloads, batch, strict=True)
-        ]
-        written = [
-            events if isinstance(events, DeliveryError) else _guarded(_write, events)
-            for events in read
-        ]
-        return [
-            records if isinstance(records, DeliveryError) else _guarded(self._publish, records)
-            for records in written
-        ]
+        return _through(self._publish, _through(_write, _through(_read, _through(_verify, batch))))
 
     def _publish(self, written: Sequence[tuple[Event, list[Record]]]) -> Accepted:
         receipts = []
@@ -99,7 +87,13 @@ class Pipeline:
         return Accepted(outcome, events, receipts[0] if len(receipts) == 1 else All(receipts))
 
 
-def _read(payload: Verified, delivery: Delivery, source: Source) -> Sequence[Event]:
+def _verify(arrived: tuple[Delivery, Source]) -> tuple[Verified, Delivery, Source]:
+    delivery, source = arrived
+    return source.verify(delivery), delivery, source
+
+
+def _read(verified: tuple[Verified, Delivery, Source]) -> Sequence[Event]:
+    payload, delivery, source = verified
     try:
         return source.normalize(payload, delivery)
     except UnreadableError as error:
@@ -110,17 +104,23 @@ def _write(events: Sequence[Event]) -> list[tuple[Event, list[Record]]]:
     return [(event, records_of(event)) for event in events]
 
 
-def _guarded(
-    stage: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-) -> T | VerificationError | PublishError:
-    """What a stage returns, or the error it raises: one delivery's must not be another's."""
-    try:
-        return stage(*args, **kwargs)
-    except (VerificationError, PublishError) as error:
-        return error
-    except Exception as fault:
-        log.error("unexpected_error", exc_info=fault)
-        return PublishError("internal")
+def _through(
+    stage: Callable[[T], U], items: Iterable[T | VerificationError | PublishError]
+) -> list[U | VerificationError | PublishError]:
+    """Take all items through a stage; an error takes its item's place, and only its own."""
+    done: list[U | VerificationError | PublishError] = []
+    for item in items:
+        if isinstance(item, (VerificationError, PublishError)):
+            done.append(item)
+            continue
+        try:
+            done.append(stage(item))
+        except (VerificationError, PublishError) as error:
+            done.append(error)
+        except Exception as fault:
+            log.error("unexpected_error", exc_info=fault)
+            done.append(PublishError("internal"))
+    return done
 
 
 class Repeats:

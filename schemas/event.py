@@ -141,4 +141,7 @@ def id_part(part: str | int | None) -> str:
     """A part of an id: null is ``-``; ``%``, ``:`` and control characters are percent-encoded."""
     if part is None:
         return "-"
-    return _ENCODED.sub(lambda found: f"%{ord(found[0]):02X}", str(part))
+    text = str(part)
+    if text.isalnum():  # nearly all are
+        return text
+    return _ENCODED.sub(lambda found: f"%{ord(found[0]):02X}", text)

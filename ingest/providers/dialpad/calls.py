@@ -343,6 +343,13 @@ def _voicemail(call: CallPayload, state: str) -> dict[str, Any] | None:
 
 def _recordings(call: CallPayload) -> list[dict[str, Any]]:
     """Of every recording once; the kinds of list overlap."""
+    if not (
+        call.recording_details
+        or call.recording_url
+        or call.admin_recording_urls
+        or call.call_recording_ids
+    ):
+        return []
     found = [
         _recording(details)
         for details in call.recording_details or ()
