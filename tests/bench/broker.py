@@ -20,6 +20,8 @@ PARTITIONS = 12
 _JVM = {"_JAVA_OPTIONS": "-XX:TieredStopAtLevel=4"}
 
 _ANSWER_S = 10
+#: Frozen for long, it takes its time to come to itself.
+_BACK_S = 30
 _READ_AT_ONCE = 10_000
 
 
@@ -73,13 +75,15 @@ class Broker:
     def _ends(self, topic: str, partition: int) -> tuple[int, int]:
         """The first position of a partition, and the one behind its last."""
         place = TopicPartition(topic, partition)
-        until = time.monotonic() + _ANSWER_S
+        until = time.monotonic() + _BACK_S
         while True:
             try:
                 return self._consumer.get_watermark_offsets(place, timeout=_ANSWER_S)
-            except KafkaException:  # it has only just come back
+            except KafkaException as error:  # it has only just come back, or the topic is new
                 if time.monotonic() > until:
-                    raise
+                    raise BenchError(f"{topic} cannot be asked for its ends: {error}") from None
+            with suppress(KafkaException):
+                self._consumer.list_topics(topic, timeout=1)
             time.sleep(0.1)
 
 

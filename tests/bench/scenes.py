@@ -133,6 +133,7 @@ class Stage:
         live = int(most / 2 * (_BESIDE_LOAD_S + 2 * _NOTICE_S))
         half = backlog // 2
         notice, *stock, bodies = self._sign("drain", [_NOTICE_BODIES, *[half] * 4, live])
+        before = self.broker.size(CALLS)
         self._lose_kafka(notice)
         while (waiting := self._ours.spooled()) < backlog:
             if not stock:
@@ -143,7 +144,7 @@ class Stage:
             if shot.over:
                 break
             time.sleep(_LOOK_S)
-        drained, elapsed_s, began_after_s = self._watch_drain(shot)
+        drained, elapsed_s, began_after_s = self._watch_drain(shot, before)
         emptied = not self._ours.spooled()
         shot.stop()
         self.report.drain = Drain(
@@ -200,16 +201,14 @@ class Stage:
         if self._ours.spooled() < found.answered:
             raise BenchError("Kafka is away, but nothing goes to the spool")
 
-    def _watch_drain(self, shot: Shot) -> tuple[int, float, float]:
+    def _watch_drain(self, shot: Shot, before: int) -> tuple[int, float, float]:
         """Give Kafka back: records that left the spool, in seconds, after seconds of none."""
         self.broker.thaw()
         returned = time.monotonic()
-        before = first = self.broker.size(CALLS)
-        while first == before:
+        while (first := self.broker.size(CALLS)) == before:
             if time.monotonic() - returned > _BESIDE_LOAD_S:
                 raise BenchError("Kafka is back, but nothing leaves the spool")
             time.sleep(_LOOK_S)
-            first = self.broker.size(CALLS)
         began = time.monotonic()
         while not shot.over and self._ours.spooled():
             time.sleep(_LOOK_S)
