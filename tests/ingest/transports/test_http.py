@@ -729,7 +729,7 @@ async def test_a_log_that_does_not_answer_means_503_within_the_time() -> None:
     async with serving(publisher) as client:
         begun = time.monotonic()
         answer = await client.post(HOOK, content=sign(call(1, 1)))
-        assert 1.5 < time.monotonic() - begun < 2.6, "publishing gets two seconds"
+        assert 3.3 < time.monotonic() - begun < 4.0, "publishing gets what is left"
         assert_problem(answer, 503, "timeout")
         publisher.let_through.set()
 
