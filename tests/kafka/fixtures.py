@@ -57,6 +57,12 @@ def sasl_kafka() -> Iterator[Cluster]:
     yield from _share(Cluster(secured=True))
 
 
+@pytest.fixture(scope="session")
+def creating_kafka() -> Iterator[Cluster]:
+    """One broker that makes a topic when somebody asks for it, as brokers do by default."""
+    yield from _share(Cluster(properties={"auto.create.topics.enable": "true"}))
+
+
 @pytest.fixture
 def make_cluster() -> Iterator[MakeCluster]:
     """Starts clusters of a test's own; takes what `Cluster` takes."""
