@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -17,7 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.faults.judge import Verdict
-from tests.faults.scenario import MATRIX, Row, kills_name, play, play_kills
+from tests.faults.scenario import (
+    MATRIX,
+    Row,
+    kills_name,
+    play,
+    play_at_random,
+    play_kills,
+    random_name,
+)
 from tests.faults.ways import On
 from tests.kafka.cluster import Cluster
 
@@ -38,9 +47,11 @@ def faults(
         list[str] | None, typer.Option("--only", help="Scenarios with this in their names.")
     ] = None,
     kills: Annotated[int, typer.Option(help="How often the receiver is killed.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the faults at random; 0: any.")] = 0,
 ) -> None:
     """Kill, freeze, starve and cut off under load; then look for all that was acknowledged."""
-    chosen = [s for s in _scenarios(kills) if all(word in s.name for word in only or ())]
+    everything = _scenarios(kills, seed or random.randrange(1, 10_000))
+    chosen = [s for s in everything if all(word in s.name for word in only or ())]
     if not chosen:
         typer.echo("no scenario has that in its name", err=True)
         raise typer.Exit(2)
@@ -60,10 +71,12 @@ def faults(
     raise typer.Exit(int(any(row.verdict.problems for row in rows)))
 
 
-def _scenarios(kills: int) -> Iterable[Scenario]:
+def _scenarios(kills: int, seed: int) -> Iterable[Scenario]:
     for on in (On.JOURNAL, On.ONE):
         name = kills_name(kills, journal=on is On.JOURNAL)
         yield Scenario(name, on, partial(play_kills, kills))
+    faults = max(1, kills // 2)
+    yield Scenario(random_name(faults, seed), On.ONE, partial(play_at_random, faults, seed))
     for cell in sorted(MATRIX, key=lambda cell: list(On).index(cell.way.on)):
         yield Scenario(str(cell), cell.way.on, partial(play, cell))
 

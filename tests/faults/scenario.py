@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from ingest.eventlog.producer import HUNG_S
 from tests.faults.judge import REFUSED_SHARE, Verdict, judge
 from tests.faults.stage import OnJournal, Stage, until
-from tests.faults.ways import TOPIC_BYTES, WAYS, Way
+from tests.faults.ways import TOPIC_BYTES, WAYS, On, Way, fenced
 from tests.kafka.cluster import Cluster
 from tests.kit import Load
 
@@ -126,6 +127,39 @@ async def play_kills(count: int, kafka: Cluster, folder: Path, prefix: str) -> R
         row.verdict.others.append("no kill has hit a delivery")
     row.taken_s = time.monotonic() - begun
     return row
+
+
+async def play_at_random(count: int, seed: int, kafka: Cluster, folder: Path, prefix: str) -> Row:
+    """One broker's faults and the receiver's, short and long, the next before the last is over."""
+    begun = time.monotonic()
+    chance = random.Random(seed)
+    # Whether a producer was fenced cannot be said of one that may be on its way out.
+    ways = [w for w in WAYS if w.on is On.ONE and w.hold_s < HUNG_S and w.breaks is not fenced]
+    stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix)
+    row = Row(random_name(count, seed), Verdict())
+    acknowledged = 0
+    async with running(stage) as load:
+        for _ in range(count):
+            fault = chance.choice(ways).breaks(stage)
+            await asyncio.to_thread(fault.__enter__)
+            await asyncio.sleep(chance.uniform(0, 4))
+            if chance.random() < 0.3:
+                row.spooled += await asyncio.to_thread(stage.spooled)
+                acknowledged = await _kill(stage, load)
+                await asyncio.sleep(chance.uniform(0, 3))
+            await asyncio.to_thread(fault.__exit__, None, None, None)
+            await asyncio.sleep(chance.uniform(0, 1))
+        await until(stage.whole, "the spool is empty and nothing is wrong", 90)
+        row.spooled += await asyncio.to_thread(stage.spooled)
+    row.verdict = await asyncio.to_thread(_verdict, stage, load, acknowledged, killed=True)
+    if not row.spooled:
+        row.verdict.others.append("no record has seen the spool")
+    row.taken_s = time.monotonic() - begun
+    return row
+
+
+def random_name(count: int, seed: int) -> str:
+    return f"{count} faults at random, seed {seed}"
 
 
 async def _kill(stage: Stage, load: Load) -> int:
