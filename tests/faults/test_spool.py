@@ -34,7 +34,7 @@ async def test_sigterm_in_an_outage(make_stage: MakeStage) -> None:
     stage = await asyncio.to_thread(make_stage)
     product = stage.product
     async with running(stage) as load:
-        stage.lines[0].refuse()
+        stage.lines[0].black_hole()
         await until(lambda: stage.waiting() > 200, "the spool fills")
         assert await asyncio.to_thread(product.stop) == 0
         waited = len(load.acknowledged)
