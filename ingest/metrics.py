@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import (
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 REGISTRY = CollectorRegistry()
 
-OUTCOMES = (*(outcome.value for outcome in Outcome), "refused", "unavailable")
+OUTCOMES = (*get_args(Outcome), "refused", "unavailable")
 
 _ANSWER_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 
@@ -51,13 +51,13 @@ class Tally:
         self.outcomes[accepted.outcome] += 1
         self.answered[bisect_left(_ANSWER_BUCKETS_S, taken_s)] += 1
         self.answer_sum_s += taken_s
-        if accepted.outcome is Outcome.STORED:
+        if accepted.outcome == "stored":
             for event in accepted.events:
                 self.events[event.subject_kind] += 1
                 self.stale += event.stale
                 for what, _ in event.surprises:
                     self.surprises[what] += 1
-        elif accepted.outcome is Outcome.REJECTED:
+        elif accepted.outcome == "rejected":
             self.rejects[accepted.events[0].what] += 1
 
     def refuse(self, reason: str) -> None:

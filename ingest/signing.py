@@ -17,6 +17,7 @@ from ingest.errors import VerificationError
 _MAX_HEADER = 4096
 
 _B64_OF_SHA256 = 43
+_PLUS, _SLASH = b"+/"
 
 #: Of SHA-256, in bytes.
 _BLOCK = 64
@@ -138,6 +139,6 @@ def _b64(data: bytes) -> bytes:
 
 def _unb64(text: bytes) -> bytes:
     """Raises ValueError unless ``text`` is unpadded base64url."""
-    if text[-1:] == b"=" or b"+" in text or b"/" in text:
+    if text[-1:] == b"=" or _PLUS in text or _SLASH in text:
         raise ValueError("padded, or of the other alphabet")
     return pybase64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)

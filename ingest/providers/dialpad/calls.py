@@ -399,7 +399,7 @@ def _quality(call: CallPayload) -> dict[str, Any] | None:
 
 def _seconds(span_ms: float | None) -> float | None:
     """Exact to 1 ms: the rest is binary noise."""
-    return None if span_ms is None else round(span_ms / 1000, 3)
+    return None if span_ms is None else round(span_ms) / 1000
 
 
 def _between(begin_ms: int | None, end_ms: int | None) -> float | None:
