@@ -23,6 +23,9 @@ PREFIX = "DIALSTREAM_"
 DEFAULT_FILE = Path("dialstream.toml")
 DEFAULT_CONNECTION = "dev"
 
+#: What storing in the spool and answering may take, once Kafka has had its time.
+SPOOL_S = 1.0
+
 _NAME = re.compile(r"(?=.{1,32}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -344,9 +347,19 @@ def _faults_of_kafka(values: dict[str, Any]) -> list[str]:
     try:
         kind = EventLog.model_validate(values.get("eventlog", {})).kind
         kafka = Kafka.model_validate(values.get("kafka", {}))
+        receiver = Receiver.model_validate(values.get("receiver", {}))
     except ValidationError:
         return []  # told already
-    return [f"kafka.{fault}" for fault in kafka.faults()] if kind == "kafka" else []
+    if kind != "kafka":
+        return []
+    faults = [f"kafka.{fault}" for fault in kafka.faults()]
+    if kafka.publish_timeout_s + SPOOL_S > receiver.answer_within_s:
+        faults.append(
+            f"kafka.publish_timeout_s: {kafka.publish_timeout_s} s leave no time to spool and to "
+            f"answer within receiver.answer_within_s ({receiver.answer_within_s} s): make it "
+            f"{SPOOL_S} s less"
+        )
+    return faults
 
 
 def _unreadable(key: str, path: Path | None, error: OSError) -> str:

@@ -32,6 +32,7 @@ from ingest.eventlog.cluster import (
 )
 from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.segments import Segment, segment_paths
+from ingest.eventlog.spool import SPOOLS, look_into
 from ingest.eventlog.topic import KEEP_FREE
 from ingest.receiver import listening
 from ingest.settings import Admin, Kafka, Receiver, Settings, load_settings
@@ -74,7 +75,7 @@ def diagnose(config: Path | None) -> list[Finding]:
         *_port("admin", settings.admin, settings.eventlog.path),
         *_disk(settings.eventlog.path),
         *(
-            _kafka(settings.kafka)
+            (*_kafka(settings.kafka), *_spool(settings.eventlog.path))
             if settings.eventlog.kind == "kafka"
             else _journal(settings.eventlog.path)
         ),
@@ -234,12 +235,33 @@ def _journal(path: Path) -> Iterator[Finding]:
                 f"{file} is damaged",
                 "stop the receiver and start it again: it saves what can be read",
             )
+    yield from _set_aside(folder)
+    size = sum(file.stat().st_size for file in files)
+    yield Finding("good", f"journal: {len(files)} files, {size / 1e6:.1f} MB")
+
+
+def _spool(path: Path) -> Iterator[Finding]:
+    waits = False
+    for folder in sorted((path / SPOOLS).glob("*/")):
+        for topic, found in look_into(folder).items():
+            waits = True
+            yield Finding(
+                "odd",
+                f"{found.records:,} records of {topic} wait in {folder}, the first for "
+                f"{found.oldest_s:,.0f} s",
+                "mend what keeps Kafka from taking them; if their receiver will not run again: "
+                f"dialstream spool drain {folder}",
+            )
+        yield from _set_aside(folder)
+    if not waits:
+        yield Finding("good", "nothing waits in the spool")
+
+
+def _set_aside(folder: Path) -> Iterator[Finding]:
     for damaged in sorted(folder.glob("*/*.damaged")):
         yield Finding(
             "odd", f"{damaged} was damaged and set aside", "look at the disk; then delete it"
         )
-    size = sum(file.stat().st_size for file in files)
-    yield Finding("good", f"journal: {len(files)} files, {size / 1e6:.1f} MB")
 
 
 def _in_order(file: Path) -> bool:
