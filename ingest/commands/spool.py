@@ -17,6 +17,7 @@ from ingest.eventlog.kinds import open_spool_log
 from ingest.eventlog.ownership import sole_owner
 from ingest.eventlog.segments import segment_paths
 from ingest.eventlog.spool import SPOOLS, Waiting, look_into
+from ingest.logs import setup_logs
 from ingest.runner import Stopping, run
 from ingest.settings import Settings
 
@@ -36,11 +37,15 @@ class Line:
 
 def show_spool(path: Path, *, as_json: bool) -> int:
     """Print what waits in the spools at ``path``; 0. Raises ConfigError if there are none."""
-    lines = [
-        Line(str(folder), topic, found.records, found.size_bytes, round(found.oldest_s, 1))
-        for folder in spools_at(path)
-        for topic, found in look_into(folder).items()
-    ]
+    logs = setup_logs("auto", "error")  # a file that cannot be read is told on stderr
+    try:
+        lines = [
+            Line(str(folder), topic, found.records, found.size_bytes, round(found.oldest_s, 1))
+            for folder in spools_at(path)
+            for topic, found in look_into(folder).items()
+        ]
+    finally:
+        logs.close()
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
     elif not lines:
@@ -65,7 +70,7 @@ def drain_spool(settings: Settings, path: Path) -> int:
         raise ConfigError('eventlog.kind is not "kafka": a spool can only be drained to Kafka')
     folders = spools_at(path)
     with ExitStack() as stack:
-        for folder in folders:
+        for folder in map(Path.resolve, folders):  # "." is the folder of a role, too
             stack.enter_context(sole_owner(folder.parent.parent, folder.name))
         code = run(lambda stopping: _drain_all(settings, folders, stopping))
     left = sum(found.records for folder in folders for found in look_into(folder).values())
