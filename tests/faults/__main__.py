@@ -5,9 +5,7 @@ import logging
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -18,27 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.faults.judge import Verdict
-from tests.faults.scenario import (
-    MATRIX,
-    Row,
-    kills_name,
-    play,
-    play_at_random,
-    play_kills,
-    random_name,
-)
+from tests.faults.scenario import MATRIX, AtRandom, Kills, Row, Scenario
 from tests.faults.ways import On
 from tests.kafka.cluster import Cluster
 
 _BROKERS = {On.JOURNAL: 0, On.ONE: 1, On.SECURED: 1, On.THREE: 3}
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    name: str
-    on: On
-    #: With a cluster, a folder, and what the names of its topics begin with.
-    play: Callable[[Cluster, Path, str], Coroutine[None, None, Row]]
 
 
 def faults(
@@ -50,8 +32,13 @@ def faults(
     seed: Annotated[int, typer.Option(help="Of the faults at random; 0: any.")] = 0,
 ) -> None:
     """Kill, freeze, starve and cut off under load; then look for all that was acknowledged."""
-    everything = _scenarios(kills, seed or random.randrange(1, 10_000))
-    chosen = [s for s in everything if all(word in s.name for word in only or ())]
+    scenarios: list[Scenario] = [
+        Kills(kills, On.JOURNAL),
+        Kills(kills, On.ONE),
+        AtRandom(max(1, kills // 2), seed or random.randrange(1, 10_000)),
+        *sorted(MATRIX, key=lambda cell: list(On).index(cell.on)),
+    ]
+    chosen = [s for s in scenarios if all(word in str(s) for word in only or ())]
     if not chosen:
         typer.echo("no scenario has that in its name", err=True)
         raise typer.Exit(2)
@@ -71,16 +58,6 @@ def faults(
     raise typer.Exit(int(any(row.verdict.problems for row in rows)))
 
 
-def _scenarios(kills: int, seed: int) -> Iterable[Scenario]:
-    for on in (On.JOURNAL, On.ONE):
-        name = kills_name(kills, journal=on is On.JOURNAL)
-        yield Scenario(name, on, partial(play_kills, kills))
-    faults = max(1, kills // 2)
-    yield Scenario(random_name(faults, seed), On.ONE, partial(play_at_random, faults, seed))
-    for cell in sorted(MATRIX, key=lambda cell: list(On).index(cell.way.on)):
-        yield Scenario(str(cell), cell.way.on, partial(play, cell))
-
-
 def _played(scenarios: Sequence[Scenario], begin: Callable[[str], None]) -> Iterator[Row]:
     """Play those of one cluster together; one that cannot be played is a row as well."""
     for on, together in groupby(scenarios, key=lambda scenario: scenario.on):
@@ -90,13 +67,13 @@ def _played(scenarios: Sequence[Scenario], begin: Callable[[str], None]) -> Iter
             tempfile.TemporaryDirectory(prefix="dialstream-faults-", dir="/var/tmp") as folder,
         ):
             for number, scenario in enumerate(together):
-                begin(scenario.name)
+                begin(str(scenario))
                 path = Path(folder, str(number))
                 try:
                     row = asyncio.run(scenario.play(kafka, path, f"faults-{number}."))
                 except Exception as error:  # noqa: BLE001 - the others are played all the same
                     problem = f"{type(error).__name__}: {error}"
-                    row = Row(scenario.name, Verdict(others=[problem]))
+                    row = Row(str(scenario), Verdict(others=[problem]))
                 yield row
                 kafka.mend()
 

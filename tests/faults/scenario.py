@@ -1,23 +1,26 @@
-"""One fault from a healthy start to a healthy end, under load, and the verdict on the log.
+"""Scenarios: from a healthy start through faults to a healthy end, under load, and the verdict.
 
-┌ before: while records go straight to Kafka
-load ─ fault ─┼ during: while the spool of an outage drains        ─ [kill -9] ─ mend ─ verdict
-└ after:  in the moment in which it is empty
+A cell of the matrix is a way to fail, the moment in which it does, and whether the receiver is
+killed in the middle of it:
+
+    before a drain   while records go straight to Kafka
+    during           while what an outage has left in the spool drains
+    after            in the moment in which the spool is empty
 """
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from ingest.eventlog.producer import HUNG_S
 from tests.faults.judge import REFUSED_SHARE, Verdict, judge
 from tests.faults.stage import OnJournal, Stage, until
-from tests.faults.ways import TOPIC_BYTES, WAYS, On, Way, fenced
+from tests.faults.ways import TOPIC_BYTES, WAYS, On, Way, fenced, too_large
 from tests.kafka.cluster import Cluster
 from tests.kit import Load
 
@@ -27,6 +30,30 @@ LEGS, PAUSE_S = 200, 0.5
 _BACKLOG = 1000
 #: Of the line while a drain is to last: a chunk takes so long, and load brings more than it takes.
 _DRAINING_S = 0.4
+
+
+@dataclass(slots=True)
+class Row:
+    """What came of a scenario."""
+
+    name: str
+    verdict: Verdict = field(default_factory=Verdict)
+    #: Records that went to the spool.
+    spooled: int = 0
+
+
+class Scenario(Protocol):
+    """Its text is its name."""
+
+    @property
+    def on(self) -> On:
+        """What it plays on."""
+
+    async def play(self, kafka: Cluster, folder: Path, prefix: str) -> Row:
+        """Raises AssertionError or ClusterError where it cannot be played to its end."""
+
+
+# The matrix
 
 
 class Moment(StrEnum):
@@ -46,152 +73,45 @@ class Cell:
     def __str__(self) -> str:
         return f"{self.way.name}, {self.moment}{', receiver killed' if self.kill else ''}"
 
+    @property
+    def on(self) -> On:
+        return self.way.on
+
+    async def play(
+        self,
+        kafka: Cluster,
+        folder: Path,
+        prefix: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> Row:
+        way = self.way
+        stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix, way.topic)
+        stage.product.environment.update(environment or {})
+        row = Row(str(self))
+        async with playing(stage, row) as receiver:
+            if self.moment is not Moment.BEFORE:
+                await _outage(stage, self.moment)
+            fault = way.breaks(stage)
+            await asyncio.to_thread(fault.__enter__)
+            if self.moment is Moment.DURING:
+                assert await asyncio.to_thread(stage.waiting), "the drain was over before the fault"
+            await asyncio.sleep(way.hold_s)
+            if way.word:
+                word = f"spooled:{stage.name}:{way.word}"
+                await until(lambda: word in stage.degraded(), f"/readyz says {word}")
+            if self.kill:
+                await receiver.kill()
+                await asyncio.sleep(1.5)
+            await asyncio.to_thread(fault.__exit__, None, None, None)
+            await asyncio.to_thread(stage.restore_lines)
+        if not row.spooled and (way.spools or self.moment is not Moment.BEFORE):
+            row.verdict.others.append("no record has seen the spool")
+        if way.breaks is too_large and not row.verdict.set_aside:
+            row.verdict.others.append("no record was set aside")
+        return row
+
 
 MATRIX = [Cell(way, moment, kill) for way in WAYS for moment in Moment for kill in (False, True)]
-
-
-@dataclass(slots=True)
-class Row:
-    """What came of a scenario."""
-
-    name: str
-    verdict: Verdict
-    #: Records that went to the spool.
-    spooled: int = 0
-    taken_s: float = 0.0
-
-
-async def play(
-    cell: Cell,
-    kafka: Cluster,
-    folder: Path,
-    prefix: str,
-    environment: Mapping[str, str] | None = None,
-) -> Row:
-    """Raises AssertionError or ClusterError where it cannot be played to its end."""
-    begun = time.monotonic()
-    way = cell.way
-    stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix, way.topic)
-    stage.product.environment.update(environment or {})
-    row = Row(str(cell), Verdict())
-    async with running(stage) as load:
-        if cell.moment is not Moment.BEFORE:
-            await _outage(stage, cell.moment)
-        with_fault = way.breaks(stage)
-        await asyncio.to_thread(with_fault.__enter__)
-        if cell.moment is Moment.DURING:
-            assert await asyncio.to_thread(stage.waiting), "the drain was over before the fault"
-        await asyncio.sleep(way.hold_s)
-        if way.word:
-            word = f"spooled:{stage.name}:{way.word}"
-            await until(lambda: word in stage.degraded(), f"/readyz says {word}")
-        acknowledged = 0
-        if cell.kill:
-            row.spooled += await asyncio.to_thread(stage.spooled)
-            acknowledged = await _kill(stage, load)
-            await asyncio.sleep(1.5)
-        await asyncio.to_thread(with_fault.__exit__, None, None, None)
-        await asyncio.to_thread(stage.restore_lines)
-        await until(stage.whole, "the spool is empty and nothing is wrong", 90)
-        row.spooled += await asyncio.to_thread(stage.spooled)
-    row.verdict = await asyncio.to_thread(_verdict, stage, load, acknowledged, killed=cell.kill)
-    found = row.verdict.others
-    if not row.spooled and (way.spools or cell.moment is not Moment.BEFORE):
-        found.append("no record has seen the spool")
-    if way.name == "record too large" and not row.verdict.set_aside:
-        found.append("no record was set aside")
-    row.taken_s = time.monotonic() - begun
-    return row
-
-
-def kills_name(count: int, *, journal: bool) -> str:
-    return f"receiver killed {count} times{', journal' if journal else ''}"
-
-
-async def play_kills(count: int, kafka: Cluster, folder: Path, prefix: str) -> Row:
-    """The receiver is killed again and again. Where there is no broker: on the journal."""
-    begun = time.monotonic()
-    build = Stage.build if kafka.brokers else OnJournal.build
-    stage = await asyncio.to_thread(build, kafka, folder, prefix)
-    row = Row(kills_name(count, journal=not kafka.brokers), Verdict())
-    acknowledged = 0
-    async with running(stage) as load:
-        for _ in range(count):
-            await asyncio.sleep(random.uniform(0.2, 1))
-            row.spooled += await asyncio.to_thread(stage.spooled)
-            acknowledged = await _kill(stage, load)
-        await until(stage.whole, "the spool is empty and nothing is wrong", 90)
-        row.spooled += await asyncio.to_thread(stage.spooled)
-    row.verdict = await asyncio.to_thread(_verdict, stage, load, acknowledged, killed=True)
-    if not any(None in each.tries for each in load.sent):
-        row.verdict.others.append("no kill has hit a delivery")
-    row.taken_s = time.monotonic() - begun
-    return row
-
-
-async def play_at_random(count: int, seed: int, kafka: Cluster, folder: Path, prefix: str) -> Row:
-    """One broker's faults and the receiver's, short and long, the next before the last is over."""
-    begun = time.monotonic()
-    chance = random.Random(seed)
-    # Whether a producer was fenced cannot be said of one that may be on its way out.
-    ways = [w for w in WAYS if w.on is On.ONE and w.hold_s < HUNG_S and w.breaks is not fenced]
-    stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix)
-    row = Row(random_name(count, seed), Verdict())
-    acknowledged = 0
-    async with running(stage) as load:
-        for _ in range(count):
-            fault = chance.choice(ways).breaks(stage)
-            await asyncio.to_thread(fault.__enter__)
-            await asyncio.sleep(chance.uniform(0, 4))
-            if chance.random() < 0.3:
-                row.spooled += await asyncio.to_thread(stage.spooled)
-                acknowledged = await _kill(stage, load)
-                await asyncio.sleep(chance.uniform(0, 3))
-            await asyncio.to_thread(fault.__exit__, None, None, None)
-            await asyncio.sleep(chance.uniform(0, 1))
-        await until(stage.whole, "the spool is empty and nothing is wrong", 90)
-        row.spooled += await asyncio.to_thread(stage.spooled)
-    row.verdict = await asyncio.to_thread(_verdict, stage, load, acknowledged, killed=True)
-    if not row.spooled:
-        row.verdict.others.append("no record has seen the spool")
-    row.taken_s = time.monotonic() - begun
-    return row
-
-
-def random_name(count: int, seed: int) -> str:
-    return f"{count} faults at random, seed {seed}"
-
-
-async def _kill(stage: Stage, load: Load) -> int:
-    """Kill the receiver and start it on the same data; what was acknowledged before."""
-    stage.product.kill()
-    await asyncio.sleep(0.2)  # answers that were written are read
-    acknowledged = load.acknowledgements
-    await asyncio.to_thread(stage.product.start)
-    return acknowledged
-
-
-@asynccontextmanager
-async def running(stage: Stage, *, direct: bool = True) -> AsyncIterator[Load]:
-    """The receiver under load; ``direct``: which Kafka takes. The load ends with its last 2xx."""
-    product = stage.product
-    try:
-        await asyncio.to_thread(product.start)
-        async with Load(product.port, connections=LEGS + 1, pause_s=PAUSE_S, more=bulky) as load:
-            await until(lambda: load.acknowledgements > LEGS, "it is acknowledged")
-            if direct:
-                await until(stage.whole, "it goes straight to Kafka")
-            yield load
-            await asyncio.sleep(0.5)
-    except BaseException:
-        product.close()
-        raise
-
-
-def bulky(leg: int, seq: int) -> Mapping[str, object]:
-    """One event of some legs is larger than a topic may take for a while."""
-    large = leg % 20 == 0 and seq % 4 == 3
-    return {"integrations": {"filler": "x" * 2 * TOPIC_BYTES}} if large else {}
 
 
 async def _outage(stage: Stage, moment: Moment) -> None:
@@ -208,31 +128,142 @@ async def _outage(stage: Stage, moment: Moment) -> None:
         await until(lambda: not stage.waiting(), "the spool is empty")
 
 
-def _verdict(stage: Stage, load: Load, acknowledged: int, *, killed: bool) -> Verdict:
-    """``acknowledged``: before the receiver's last start."""
+# Others
+
+
+@dataclass(frozen=True, slots=True)
+class Kills:
+    """The receiver is killed again and again."""
+
+    count: int
+    on: On
+
+    def __str__(self) -> str:
+        return f"receiver killed {self.count} times{', journal' * (self.on is On.JOURNAL)}"
+
+    async def play(self, kafka: Cluster, folder: Path, prefix: str) -> Row:
+        build = OnJournal.build if self.on is On.JOURNAL else Stage.build
+        stage = await asyncio.to_thread(build, kafka, folder, prefix)
+        row = Row(str(self))
+        async with playing(stage, row) as receiver:
+            for _ in range(self.count):
+                await asyncio.sleep(random.uniform(0.2, 1))
+                await receiver.kill()
+        if not any(None in each.tries for each in receiver.load.sent):
+            row.verdict.others.append("no kill has hit a delivery")
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class AtRandom:
+    """One broker's faults and kills, short and long, the next before the last is over."""
+
+    count: int
+    seed: int
+
+    on = On.ONE
+
+    def __str__(self) -> str:
+        return f"{self.count} faults at random, seed {self.seed}"
+
+    async def play(self, kafka: Cluster, folder: Path, prefix: str) -> Row:
+        chance = random.Random(self.seed)
+        # Whether a producer was fenced cannot be said of one that may be on its way out.
+        ways = [w for w in WAYS if w.on is self.on and w.hold_s < HUNG_S and w.breaks is not fenced]
+        stage = await asyncio.to_thread(Stage.build, kafka, folder, prefix)
+        row = Row(str(self))
+        async with playing(stage, row) as receiver:
+            for _ in range(self.count):
+                fault = chance.choice(ways).breaks(stage)
+                await asyncio.to_thread(fault.__enter__)
+                await asyncio.sleep(chance.uniform(0, 4))
+                if chance.random() < 0.3:
+                    await receiver.kill()
+                    await asyncio.sleep(chance.uniform(0, 3))
+                await asyncio.to_thread(fault.__exit__, None, None, None)
+                await asyncio.sleep(chance.uniform(0, 1))
+        if not row.spooled:
+            row.verdict.others.append("no record has seen the spool")
+        return row
+
+
+# The receiver under load
+
+
+@dataclass(slots=True)
+class Receiver:
+    """The receiver of a stage, under load."""
+
+    stage: Stage
+    load: Load
+    row: Row
+    #: What was acknowledged before its last start; None: it was started once.
+    acknowledged: int | None = None
+
+    async def kill(self) -> None:
+        """End it with SIGKILL, and start it on the same data."""
+        self.row.spooled += await asyncio.to_thread(self.stage.spooled)
+        self.stage.product.kill()
+        await asyncio.sleep(0.2)  # answers that were written are read
+        self.acknowledged = self.load.acknowledgements
+        await asyncio.to_thread(self.stage.product.start)
+
+    def books(self) -> list[str]:
+        """What is wrong in the books: they balance, and tell what the senders have seen."""
+        books = self.stage.product.settled().outcomes()
+        tries = [status for each in self.load.sent for status in each.tries]
+        seen = self.load.acknowledgements - (self.acknowledged or 0)
+        found = []
+        if books["stored"] + books["repeat"] != seen or books["refused"] or books["rejected"]:
+            found.append(f"the books say {books}, senders saw {seen} acknowledged")
+        if self.acknowledged is None and None in tries:
+            found.append(f"{tries.count(None)} connections ended without an answer")
+        if self.acknowledged is None and books["unavailable"] != tries.count(503):
+            found.append(f"the books say {books}, senders saw {tries.count(503)} refused")
+        if tries.count(503) > REFUSED_SHARE * len(tries):
+            found.append(f"{tries.count(503)} of {len(tries)} answers were 503")
+        return found
+
+
+@asynccontextmanager
+async def playing(stage: Stage, row: Row) -> AsyncIterator[Receiver]:
+    """What is to go wrong within goes wrong; all is well in the end, and ``row`` is filled."""
+    try:
+        async with running(stage) as load:
+            receiver = Receiver(stage, load, row)
+            yield receiver
+            await until(stage.whole, "the spool is empty and nothing is wrong", 90)
+        row.spooled += await asyncio.to_thread(stage.spooled)
+        row.verdict = await asyncio.to_thread(_judge, receiver)
+    finally:
+        stage.product.close()
+
+
+@asynccontextmanager
+async def running(stage: Stage, *, direct: bool = True) -> AsyncIterator[Load]:
+    """The receiver under load; ``direct``: which Kafka takes. The load ends with its last 2xx."""
     product = stage.product
-    books = product.settled().outcomes()
-    product.kill()
+    await asyncio.to_thread(product.start)
+    async with Load(product.port, connections=LEGS + 1, pause_s=PAUSE_S, more=bulky) as load:
+        await until(lambda: load.acknowledgements > LEGS, "deliveries are acknowledged")
+        if direct:
+            await until(stage.whole, "they go straight to Kafka")
+        yield load
+        await asyncio.sleep(0.5)
+
+
+def bulky(leg: int, seq: int) -> Mapping[str, object]:
+    """Make some events of some legs larger than what a topic takes for a while."""
+    large = leg % 20 == 0 and seq % 4 == 3
+    return {"integrations": {"filler": "x" * 2 * TOPIC_BYTES}} if large else {}
+
+
+def _judge(receiver: Receiver) -> Verdict:
+    stage, load = receiver.stage, receiver.load
+    wrong = receiver.books()
+    stage.product.kill()
     verdict = judge(load.sent, stage.log(), stage.values(stage.rejects))
     verdict.worst_s = load.worst_s
-    verdict.others += checks(load, books, acknowledged, killed=killed)
-    verdict.others += [
-        f"{line['event']}: {line}"
-        for event in ("unexpected_error", "segment_damaged")
-        for line in product.log(event)
-    ]
+    verdict.others += wrong
+    verdict.others += map(str, stage.product.log("unexpected_error"))
     return verdict
-
-
-def checks(load: Load, books: Mapping[str, int], acknowledged: int, *, killed: bool) -> list[str]:
-    """Whether the books, which balance, also tell what the senders have seen."""
-    tries = [status for each in load.sent for status in each.tries]
-    seen = load.acknowledgements - acknowledged
-    found = []
-    if books["stored"] + books["repeat"] != seen or books["refused"] or books["rejected"]:
-        found.append(f"the books say {dict(books)}, senders saw {seen} acknowledged")
-    if not killed and None in tries:
-        found.append(f"{tries.count(None)} connections ended without an answer")
-    if tries.count(503) > REFUSED_SHARE * len(tries):
-        found.append(f"{tries.count(503)} of {len(tries)} answers were 503")
-    return found

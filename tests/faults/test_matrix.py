@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scenario import MATRIX, Cell, Moment, Row, play, play_kills
+from tests.faults.scenario import MATRIX, Cell, Kills, Moment, Row
 from tests.faults.ways import On
 from tests.kafka.cluster import Cluster
 
@@ -38,8 +38,8 @@ async def test_faults(
     cell: Cell, request: pytest.FixtureRequest, tmp_path: Path, topic_prefix: str
 ) -> None:
     kafka: Cluster = request.getfixturevalue(_FIXTURES[cell.way.on])
-    assert_well(await play(cell, kafka, tmp_path / "product", topic_prefix))
+    assert_well(await cell.play(kafka, tmp_path / "product", topic_prefix))
 
 
 async def test_kills(proxied_kafka: Cluster, tmp_path: Path, topic_prefix: str) -> None:
-    assert_well(await play_kills(KILLS, proxied_kafka, tmp_path / "product", topic_prefix))
+    assert_well(await Kills(KILLS, On.ONE).play(proxied_kafka, tmp_path / "product", topic_prefix))
