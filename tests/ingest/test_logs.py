@@ -27,6 +27,8 @@ import pytest
 from ingest.logs import CATALOGUE, LineWriter
 from ingest.metrics import LOG_LINES_DROPPED
 from tests.conftest import MakeProduct
+from tests.ingest.commands.on_kafka import settings_for
+from tests.kafka.cluster import Cluster
 from tests.kit import (
     PROJECT,
     SECRET,
@@ -340,6 +342,122 @@ def test_labels_of_metrics_are_from_fixed_sets(spoken: Spoken) -> None:
     """A label for each canary would be a leak, and a leak of memory."""
     lines = [line for line in spoken.said["/metrics"].split("\\n") if not line.startswith("#")]
     assert len(spoken.said["/metrics"].splitlines()) < 400, lines[:5]
+
+
+# The same where the log is Kafka, and it goes away
+
+
+@pytest.fixture(scope="module")
+def spoken_on_kafka(
+    tmp_path_factory: pytest.TempPathFactory, proxied_kafka: Cluster
+) -> Iterator[Spoken]:
+    aviary = Aviary()
+    password = "canarypassword" + "of-kafka-0123456789"
+    aviary.made |= {*SECRETS, password}
+    prefix = f"taint-{os.urandom(3).hex()}."
+    settings = settings_for(
+        proxied_kafka, prefix, publish_timeout_s=0.2, sasl_password=password, partitions=1
+    )
+    settings |= {
+        "logging": {"level": "debug"},
+        "connections": {"acme": {"provider": "dialpad", "secrets": SECRETS, "region": "US"}},
+    }
+    # Too small for a call, so that Kafka refuses them; agents has no topic at all.
+    for topic in ("calls", "rejects", "messages", "contacts"):
+        size = {"calls": "1500", "rejects": "2000"}.get(topic, "100000")
+        proxied_kafka.create_topic(prefix + topic, config={"max.message.bytes": size})
+    with Product(tmp_path_factory.mktemp("taint"), settings) as product:
+        said = {}
+        answers = []
+        for away in (False, True):
+            if away:
+                proxied_kafka.proxy().refuse()
+            with product.wire() as wire:
+                for payload in samples().values():
+                    answer = wire.ask(request(HOOK, sign(aviary.taint(payload), SECRETS[0])))
+                    answers.append(f"{answer.status} {answer.headers} {answer.body!r}")
+        for path in ("/metrics", "/readyz"):
+            answer = product.admin(path)
+            said[path] = f"{answer.headers} {answer.body.decode()}"
+        said["answers"] = "\n".join(answers)
+        for arguments in (("spool", "show"), ("spool", "show", "--json"), ("spool", "drain")):
+            said[" ".join(arguments)] = product.run(*arguments).output
+        product.stop()
+        said["tail"] = product.run("tail", "--count", "1").output
+        said["stderr"] = product.stderr
+        said["stdout"] = product.stdout
+        yield Spoken(aviary, product, said)
+    proxied_kafka.mend()
+
+
+def test_no_canary_is_told_where_the_log_is_kafka(spoken_on_kafka: Spoken) -> None:
+    said = spoken_on_kafka.said
+    flown = {where: spoken_on_kafka.aviary.flown(text) for where, text in said.items()}
+    assert {where: canaries for where, canaries in flown.items() if canaries} == {}
+    assert not any("eyJ" in text for text in said.values())
+    lines = [json.loads(text) for text in said["stderr"].splitlines()]
+    for line in lines:
+        _, fields = CATALOGUE[line["event"]]
+        assert line.keys() <= {"event", "level", "timestamp", *fields.split()}
+    assert {line["event"] for line in lines} >= {
+        "delivery_stored",
+        "kafka_connected",
+        "record_refused",
+        "spool_begun",
+    }
+    assert {line.get("stored_in") for line in lines} >= {"kafka", "spool"}
+    assert said["stdout"] == ""
+    spool = (spoken_on_kafka.product.data / "spool").rglob("*.sqlite*")
+    there = "".join(path.read_bytes().decode(errors="replace") for path in spool)
+    assert spoken_on_kafka.aviary.flown(there), "what could have been told was there"
+
+
+# Libraries
+
+
+def test_of_what_a_library_repeats_a_line_in_ten_seconds_is_told(tmp_path: Path) -> None:
+    program = (
+        "import logging, time\n"
+        "from unittest.mock import patch\n"
+        "from ingest.logs import setup_logs\n"
+        "writer = setup_logs('json', 'info')\n"
+        "library = logging.getLogger('library')\n"
+        "now = 100.0\n"
+        "with patch('ingest.logs.time.monotonic', lambda: now):\n"
+        "    for number in range(50):\n"
+        "        library.warning('try %d failed', number)\n"
+        "        library.error('another kind')\n"
+        "    logging.getLogger('aiokafka').error('Unable connect to %s', 'secret')\n"
+        "    logging.getLogger('aiokafka.conn').warning('Unable connect to %s', 'secret')\n"
+        "    library.info('too little to be told')\n"
+        "    now = 111.0\n"
+        "    library.warning('try %d failed', 50)\n"
+        "    try:\n"
+        "        raise ValueError('secret')\n"
+        "    except ValueError:\n"
+        "        library.exception('it broke')\n"
+        "        library.exception('it broke')\n"
+        "writer.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=PROJECT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert "secret" not in done.stdout + done.stderr
+    lines = [json.loads(text) for text in done.stderr.splitlines()]
+    told = [(line["event"], line.get("message"), line.get("suppressed")) for line in lines]
+    assert told == [
+        ("library", "try 0 failed", None),
+        ("library", "another kind", None),
+        ("library", "try 50 failed", 49),
+        ("unexpected_error", None, None),
+    ]
+    assert lines[3]["error"] == "ValueError"
+    assert {line["logger"] for line in lines} == {"library"}
 
 
 # The code against the catalogue

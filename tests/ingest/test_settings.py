@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ingest.errors import ConfigError
 from ingest.settings import Settings, load_settings, read_secret
 from tests.conftest import MakeProduct
+from tests.kafka.certificates import make_certificates
 from tests.kit import (
     OTHER_SECRET,
     PROJECT,
@@ -398,6 +399,130 @@ def test_whoever_configures_connections_gets_no_other() -> None:
     assert not Path("data").exists()
 
 
+# Kafka
+
+
+KAFKA: dict[str, Any] = {"eventlog": {"kind": "kafka"}}
+
+
+def kafka(**values: Any) -> dict[str, Any]:
+    return {**KAFKA, "kafka": values, "connections": {"acme": ACME}}
+
+
+def test_all_faults_of_kafka_are_told_at_once_each_with_its_key() -> None:
+    found = faults(
+        kafka(
+            bootstrap_servers="one:9092, two, :9092,three:port",
+            replication_factor=1,
+            security_protocol="SASL_SSL",
+            sasl_password_file="nowhere.txt",
+            ssl_cafile="nowhere.pem",
+        )
+        | {"admin": {"port": -1}}
+    )
+    assert [fault.partition(": ")[0] for fault in found] == [
+        "admin.port (test.toml)",
+        *["kafka.bootstrap_servers"] * 3,
+        "kafka.min_insync_replicas",
+        "kafka.sasl_username",
+        "kafka.sasl_password_file",
+        "kafka.ssl_cafile",
+    ]
+    for server in ("'two'", "':9092'", "'three:port'"):
+        assert sum(server in fault for fault in found) == 1
+
+
+def test_kafka_leaves_time_to_spool_before_the_answer_is_due() -> None:
+    tight = kafka(publish_timeout_s=2.0) | {"receiver": {"answer_within_s": 2.0}}
+    (fault,) = faults(tight)
+    assert fault.startswith("kafka.publish_timeout_s")
+    assert "receiver.answer_within_s" in fault
+    assert load({**tight, "eventlog": {"kind": "journal"}})
+    assert load(kafka()), "as it is without being asked"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("topic_prefix", "with space."),
+        ("topic_prefix", "x" * 201),
+        ("partitions", 0),
+        ("replication_factor", 0),
+        ("min_insync_replicas", 0),
+        ("publish_timeout_s", 0),
+        ("publish_timeout_s", 3.1),
+        ("security_protocol", "TLS"),
+        ("sasl_mechanism", "GSSAPI"),
+        ("bootstrap_servers", ""),
+        ("bootstrap_servers", "one:9092,"),
+        ("bootstrap_server", "one:9092"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_key(key: str, value: object) -> None:
+    (fault,) = faults(kafka(**{key: value}))
+    assert fault.startswith(f"kafka.{key}")
+
+
+def test_the_password_of_kafka_comes_from_a_file_or_from_the_settings() -> None:
+    table = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "us"}
+    (fault,) = faults(kafka(**table))
+    assert fault.startswith("kafka.sasl_password")
+    Path("password").write_bytes("invented pässword\r\n".encode())
+    assert load(kafka(**table, sasl_password_file="password")).kafka.password() == (
+        "invented pässword"
+    )
+    assert load(kafka(**table), KAFKA__SASL_PASSWORD="{in the environment").kafka.password() == (
+        "{in the environment"
+    )
+    Path("password").write_bytes(b"\xff")
+    (fault,) = faults(kafka(**table, sasl_password_file="password"))
+    assert fault == "kafka.sasl_password_file: password is not in UTF-8"
+
+
+@pytest.mark.parametrize("key", ["ssl_cafile", "ssl_certfile"])
+def test_certificates_that_are_missing_or_none_are_told(key: str) -> None:
+    table = {"security_protocol": "SSL", key: "here.pem"}
+    (fault,) = faults(kafka(**table))
+    assert fault == f"kafka.{key}: here.pem cannot be read (No such file or directory)"
+    Path("here.pem").write_text("no certificate")
+    (fault,) = faults(kafka(**table))
+    assert fault == f"kafka.{key}: here.pem cannot be read (is no PEM file that fits)"
+
+
+def test_certificates_are_those_of_the_files(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    table = {"security_protocol": "SSL", "ssl_cafile": str(made.authority)}
+    trusted = load(kafka(**table)).kafka.ssl_context().get_ca_certs()
+    assert len(trusted) == 1
+    # The broker's own file has its key and its certificate.
+    ours = {**table, "ssl_certfile": str(made.broker)}
+    assert load(kafka(**ours)).kafka.ssl_context()
+    (fault,) = faults(kafka(**table, ssl_certfile=str(made.authority)))
+    assert fault.startswith("kafka.ssl_certfile")
+
+
+def test_what_kafka_would_need_is_no_fault_where_the_log_is_the_journal() -> None:
+    table = kafka(security_protocol="SASL_SSL", ssl_cafile="nowhere.pem")
+    assert load({**table, "eventlog": {"kind": "journal"}}).kafka.with_sasl
+
+
+def test_no_fault_and_no_dump_quotes_the_password_of_kafka() -> None:
+    secret = "invented-password-of-kafka"
+    Path("password").write_bytes(secret.encode() + b"\xff")
+    wrong = (
+        kafka(sasl_password=[secret]),
+        kafka(sasl_password=secret, security_protocol="SASL_SSL", ssl_cafile="nowhere.pem"),
+        kafka(sasl_password_file="password", security_protocol="SASL_PLAINTEXT"),
+        kafka(sasl_pasword=secret),
+    )
+    for table in wrong:
+        assert secret not in "\n".join(faults(table))
+    settings = load(kafka(sasl_password=secret))
+    assert settings.kafka.password() == secret
+    for text in (repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert secret not in text
+
+
 # Examples
 
 
@@ -459,7 +584,12 @@ def test_bad_settings_end_every_command_with_2_and_a_line_for_each_fault(tmp_pat
 def test_config_show_masks_every_secret_and_prints_what_config_reads(tmp_path: Path) -> None:
     Path("s.txt").write_text(OTHER_SECRET)
     acme = {**ACME, "secrets": [SECRET, "second " + SECRET], "secret_files": ["s.txt"]}
-    table = {"receiver": {"port": 1234}, "connections": {"acme": acme}}
+    password = "invented-password-of-kafka"
+    table = {
+        "receiver": {"port": 1234},
+        "kafka": {"sasl_username": "us", "sasl_password": password},
+        "connections": {"acme": acme},
+    }
     Path("dialstream.toml").write_text(tomli_w.dumps(table))
     shown = run("config", "show", cwd=tmp_path, environment={"DIALSTREAM_ADMIN__PORT": "4321"})
     as_json = run("config", "show", "--json", cwd=tmp_path)
@@ -467,9 +597,12 @@ def test_config_show_masks_every_secret_and_prints_what_config_reads(tmp_path: P
         assert ran.code == 0
         assert SECRET not in ran.output
         assert OTHER_SECRET not in ran.output
+        assert password not in ran.output
     values = tomllib.loads(shown.stdout)
     assert values["receiver"]["port"] == 1234
     assert values["admin"]["port"] == 4321
+    assert values["kafka"]["sasl_username"] == "us"
+    assert values["kafka"]["sasl_password"]
     assert len(values["connections"]["acme"]["secrets"]) == 2
     assert values["connections"]["acme"]["secret_files"] == ["s.txt"]
     assert json.loads(as_json.stdout)["receiver"]["port"] == 1234
