@@ -1,7 +1,7 @@
 """What was acknowledged is there after a power cut.
 
 Killing a process proves nothing about the disk: the page cache survives it. Here a preloaded shim
-plays the disk (shim.c): only what was synced is restored, and the journal has to find in it
+plays the disk (shim.c): only what was synced is restored, and journal and spool have to find in it
 whatever a receipt called durable.
 """
 
@@ -9,12 +9,13 @@ import asyncio
 import ctypes
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from structlog.testing import capture_logs
 from ingest.eventlog.journal import journal_folder, open_journal, open_reader
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.segments import first_position, segment_paths
+from ingest.eventlog.spool import Spool, spool_folder
 from tests.faults.powercut.writer import COMPACTED, TOPICS, value_of
 
 HERE = Path(__file__).parent
@@ -129,12 +131,14 @@ class Durable:
         return value_of(f"{self.key.decode()}.{self.number}")
 
 
-def write_until_the_cut(disk: Disk, shim: Path, round_: str, mutant: str) -> list[Durable]:
+def write_until_the_cut(
+    disk: Disk, shim: Path, round_: str, mutant: str, store: str = "journal"
+) -> list[Durable]:
     """Run a writer and kill it in the middle of everything; what it said was durable."""
     report = disk.live.parent / "report"
     with report.open("wb") as output:
         writer = subprocess.Popen(
-            [sys.executable, str(HERE / "writer.py"), str(disk.live / "data"), round_],
+            [sys.executable, str(HERE / "writer.py"), str(disk.live / "data"), round_, store],
             env=os.environ | disk.environment(shim) | {"POWERCUT_MUTANT": mutant},
             stdout=output,
         )
@@ -151,6 +155,22 @@ def write_until_the_cut(disk: Disk, shim: Path, round_: str, mutant: str) -> lis
     return [
         Durable(topic.decode(), key, int(number)) for topic, key, number in map(bytes.split, lines)
     ]
+
+
+async def read_spool(path: Path, scratch: Path) -> list[StoredRecord]:
+    """All that a copy of the spool still gives to Kafka."""
+    shutil.copytree(spool_folder(path, "receiver"), scratch)
+    spool = Spool(scratch, 10**12)
+    found: list[StoredRecord] = []
+    async with asyncio.timeout(30):
+        for topic in TOPICS:
+            spool.open(topic)
+            while (chunk := await spool.read(topic, 10**6)) != []:
+                found += chunk or ()
+                if chunk:
+                    spool.drained(topic, chunk[-1].position, len(chunk))
+    await spool.close()
+    return found
 
 
 async def read(path: Path) -> list[StoredRecord]:
@@ -226,6 +246,67 @@ async def publish_after(path: Path, positions: dict[str, int]) -> None:
     last = {one.topic: one.position for one in await read(path)}
     assert all(last[topic] > positions.get(topic, 0) for topic in TOPICS)
     positions |= last
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["only_what_was_synced", "and_some_more"])
+def test_nothing_that_the_spool_acknowledged_is_lost_in_power_cuts(
+    tmp_path: Path, shim: Path, *, torn: bool
+) -> None:
+    chance = random.Random(8) if torn else None
+    durable: list[Durable] = []
+    drained: list[Durable] = []
+    began_late = 0
+    disk = Disk(tmp_path / "0")
+    disk.settle()
+    for cut in range(1, 4):
+        for told in write_until_the_cut(disk, shim, f"{cut}", mutant="", store="spool"):
+            if told.topic.startswith("-"):
+                drained.append(replace(told, topic=told.topic[1:]))
+            else:
+                durable.append(told)
+        after = Disk(tmp_path / f"{cut}")
+        disk.restore(after.live, chance)
+        disk = after
+
+        with capture_logs() as logs:
+            found = asyncio.run(read_spool(disk.live / "data", tmp_path / f"{cut}.copy"))
+        assert [entry for entry in logs if entry["log_level"] == "error"] == []
+        left = [each for each in durable if each not in set(drained)]
+        assert missing_from_spool(left, found) == []
+        for topic in TOPICS:
+            positions = [one.position for one in found if one.topic == topic]
+            assert positions == sorted(set(positions))
+            paths = segment_paths(spool_folder(disk.live / "data", "receiver") / topic)
+            began_late += first_position(paths[0]) > 1
+        disk.settle()
+
+    assert len(durable) > 300
+    assert len(drained) > 50
+    assert began_late, "nothing that was drained was unlinked"
+
+
+def missing_from_spool(durable: list[Durable], found: list[StoredRecord]) -> list[Durable]:
+    there = {(one.topic, one.key, one.headers[0][1], one.value) for one in found}
+    return [
+        each
+        for each in durable
+        if (each.topic, each.key, b"%d" % each.number, each.value) not in there
+    ]
+
+
+@pytest.mark.parametrize("mutant", ["off", "normal", "names"])
+def test_a_spool_that_does_not_sync_is_found_out(tmp_path: Path, shim: Path, mutant: str) -> None:
+    disk = Disk(tmp_path / "disk")
+    disk.settle()
+    reported = write_until_the_cut(disk, shim, mutant, mutant, store="spool")
+    drained = {replace(each, topic=each.topic[1:]) for each in reported if each.topic[0] == "-"}
+    durable = [each for each in reported if each.topic[0] != "-" and each not in drained]
+    (tmp_path / "after").mkdir()
+    disk.restore(tmp_path / "after")
+    spool_folder(tmp_path / "after" / "data", "receiver").mkdir(parents=True, exist_ok=True)
+
+    found = asyncio.run(read_spool(tmp_path / "after" / "data", tmp_path / "copy"))
+    assert len(missing_from_spool(durable, found)) > 10
 
 
 @pytest.mark.parametrize("mutant", ["off", "normal", "names"])

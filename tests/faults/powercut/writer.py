@@ -1,6 +1,7 @@
 """Publishes for ever, and says what is durable: the process that the power is cut from.
 
-Usage: writer.py FOLDER ROUND. ``POWERCUT_MUTANT`` names what is to be done wrong.
+Usage: writer.py FOLDER ROUND STORE. ``POWERCUT_MUTANT`` names what is to be done wrong. What is
+taken off a spool is said, too, with a ``-`` before it: Kafka would have it.
 """
 
 import asyncio
@@ -8,15 +9,18 @@ import math
 import os
 import random
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from ingest.eventlog import segments, topic
-from ingest.eventlog.journal import JournalPublisher, journal_folder, open_journal
-from ingest.eventlog.log import Record
+from ingest.eventlog import spool as spool_module
+from ingest.eventlog.journal import journal_folder, open_journal
+from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import Segment
+from ingest.eventlog.spool import Spool, spool_folder
 from schemas.times import now_ms
 
 #: Small enough to be sealed and followed many times before the power goes.
@@ -35,7 +39,11 @@ def value_of(name: str) -> bytes:
     return f"{name}:".encode() + chance.randbytes(chance.choice([10, 1000, 3000, 30_000]))
 
 
-async def publish(publisher: JournalPublisher, source: str) -> None:
+Publish = Callable[[list[Record]], Awaitable[object]]
+"""Returns once records are durable."""
+
+
+async def publish(durable: Publish, source: str) -> None:
     chance = random.Random(source)
     number = 0
     while True:
@@ -46,9 +54,13 @@ async def publish(publisher: JournalPublisher, source: str) -> None:
             value = value_of(f"{key}.{number}")
             records.append(Record(name, key.encode(), value, (("n", b"%d" % number),)))
             number += 1
-        await publisher.publish(records).wait(math.inf)
-        lines = [f"{name} {one.key.decode()} {one.headers[0][1].decode()}\n" for one in records]
-        os.write(1, "".join(lines).encode())
+        await durable(records)
+        say(name, records)
+
+
+def say(name: str, records: Sequence[Record | StoredRecord]) -> None:
+    lines = [f"{name} {one.key.decode()} {one.headers[0][1].decode()}\n" for one in records]
+    os.write(1, "".join(lines).encode())
 
 
 async def keep_house(path: Path) -> None:
@@ -59,14 +71,47 @@ async def keep_house(path: Path) -> None:
         await asyncio.sleep(0.01)
 
 
-async def main(path: Path, round_: str) -> None:
+async def drain(spool: Spool, name: str) -> None:
+    """Take off a part of what comes, as if Kafka had it."""
+    while True:
+        found = await spool.read(name, 100_000)
+        if found:
+            say(f"-{name}", found)
+            spool.drained(name, found[-1].position, len(found))
+        await spool.tidy(name, empty=found == [])
+        await asyncio.sleep(random.uniform(0.0, 0.1))
+
+
+async def write_journal(path: Path, round_: str) -> None:
     async with (
         open_journal(path, segment_bytes=SEGMENT_BYTES) as publisher,
         asyncio.TaskGroup() as tasks,
     ):
         tasks.create_task(keep_house(path))
         for source in range(16):
-            tasks.create_task(publish(publisher, f"{round_}.{source}"))
+            tasks.create_task(
+                publish(
+                    lambda records: publisher.publish(records).wait(math.inf), f"{round_}.{source}"
+                )
+            )
+
+
+async def write_spool(path: Path, round_: str) -> None:
+    spool = Spool(spool_folder(path, "receiver"), 10**12, SEGMENT_BYTES // 4)
+    for name in TOPICS:
+        spool.open(name)
+
+    async def durable(records: list[Record]) -> None:
+        await spool.publish(records, lambda _: None).wait(math.inf)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name in TOPICS:
+            tasks.create_task(drain(spool, name))
+        for source in range(16):
+            tasks.create_task(publish(durable, f"{round_}.{source}"))
+
+
+STORES = {"journal": write_journal, "spool": write_spool}
 
 
 def mutate(mutant: str) -> None:
@@ -88,6 +133,8 @@ def mutate(mutant: str) -> None:
                 vars(module)["sync_folder"] = forget_names
         case "":
             segments._CHECKPOINT_PAGES = CHECKPOINT_PAGES
+            spool_module._REMEMBER_S = 0.05
+            spool_module._KEEP_BYTES = 100_000
         case _:
             sys.exit(f"no mutant {mutant!r}")
 
@@ -95,4 +142,4 @@ def mutate(mutant: str) -> None:
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # stdout is for the report
     mutate(os.environ.get("POWERCUT_MUTANT", ""))
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+    asyncio.run(STORES[sys.argv[3]](Path(sys.argv[1]), sys.argv[2]))
