@@ -201,6 +201,7 @@ WAYS = (
     Way("killed", killed),
     Way("refused", refused),
     Way("black hole", black_hole),
+    Way("stopped for long", stopped, "unreachable", hold_s=40),
     Way("black hole for long", black_hole, "unreachable", hold_s=40),
     Way("slow by 1.5 s", partial(slow, 1.5), hold_s=6),
     Way("slow by 2.5 s", partial(slow, 2.5), hold_s=6),
