@@ -63,7 +63,6 @@ _READ_ROWS = 1000
 
 _DRAINED = "drained"
 
-
 #: Below a data directory.
 SPOOLS = "spool"
 
@@ -315,7 +314,10 @@ def _last(path: Path) -> int | None:
 def _mend(folder: Path) -> None:
     """Put what can be read of a file that is no database in its place; nobody else is at work."""
     for path in segment_paths(folder):
-        if _last(path) is None:
+        try:
+            with closing(Segment(path)) as segment:
+                segment.last()
+        except CORRUPT:
             with suppress(apsw.Error, OSError):  # it is read as it is, then
                 rescued = rescue(path)
                 set_aside(path)
@@ -323,6 +325,8 @@ def _mend(folder: Path) -> None:
                 log.error(
                     "segment_damaged", topic=folder.name, file=path.name, rescued=len(rescued)
                 )
+        except (apsw.Error, OSError):
+            continue  # the disk is full, say: no reason to call it damaged
 
 
 def _readable(path: Path, after: int) -> int:
