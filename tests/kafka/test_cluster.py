@@ -15,7 +15,6 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from tests.kafka.cluster import READER, WRITER, Cluster, Foreign
-from tests.kafka.fixtures import MakeCluster
 from tests.kafka.jars import ClusterError
 from tests.kafka.proxy import Proxy
 from tests.kit import PROJECT, free_ports
@@ -139,7 +138,7 @@ def test_one_of_three_loses_its_disk(three_brokers: Cluster, topic_prefix: str) 
     three_brokers.create_topic(topic, replicas=3, config={"min.insync.replicas": "2"})
     write(three_brokers, topic, b"before")
     lost = three_brokers.leader(topic)
-    three_brokers.kill(lost)
+    three_brokers.stop_broker(lost)
     three_brokers.lose_data(lost)
     write(three_brokers, topic, b"meanwhile")
     assert three_brokers.leader(topic) != lost
@@ -338,13 +337,13 @@ def test_clients_reach_a_broker_by_its_proxy_alone(
 # For people
 
 
-def test_a_cluster_keeps_its_folder(make_cluster: MakeCluster, tmp_path: Path) -> None:
-    cluster = make_cluster(folder=tmp_path)
-    cluster.create_topic("calls")
-    write(cluster, "calls", b"kept")
-    cluster.stop_broker()
-    cluster.close()
-    assert values(make_cluster(folder=tmp_path), "calls") == [b"kept"]
+def test_a_folder_that_is_named_is_kept_and_no_other(tmp_path: Path) -> None:
+    named, own = Cluster(folder=tmp_path / "named"), Cluster()
+    for cluster in (named, own):
+        (cluster.folder / "data-0").mkdir()
+        cluster.close()
+    assert (named.folder / "data-0").exists()
+    assert not own.folder.exists()
 
 
 def test_make_kafka_says_that_its_port_is_taken() -> None:

@@ -1,14 +1,23 @@
-"""Topics as they should be, and settings for the clusters of the tests."""
+"""Topics as they should be, settings for the clusters of the tests, and commands run at once."""
 
+import gc
+import io
+import os
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from typing import Any
+from unittest.mock import patch
+from warnings import catch_warnings, simplefilter
 
 from pydantic import SecretStr
 
+from consumers.cli import main
 from ingest.commands.topics import wanted_configs
 from ingest.eventlog.cluster import FoundTopic, Operation, Partition
 from ingest.settings import Kafka
 from schemas.topics import TOPICS
 from tests.kafka.cluster import PASSWORDS, WRITER, Cluster
+from tests.kit import Product, Ran, clean_environment
 
 SETTINGS = Kafka(sasl_password=SecretStr("invented-and-secret"), sasl_username="us")
 
@@ -46,3 +55,24 @@ def settings_for(kafka: Cluster, prefix: str, **more: Any) -> dict[str, Any]:
             "sasl_password": PASSWORDS[WRITER],
         }
     return {"eventlog": {"kind": "kafka"}, "kafka": usual | more}
+
+
+def run_here(product: Product, *arguments: str) -> Ran:
+    """As `Product.run`, in this process: without the half second that a start takes."""
+    code: object = 0
+    with (
+        redirect_stdout(io.StringIO()) as output,
+        redirect_stderr(io.StringIO()) as errors,
+        chdir(product.folder),
+        patch.object(sys, "argv", ["dialstream", *arguments]),
+        patch.dict(os.environ, clean_environment(**product.environment), clear=True),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int)
+    with catch_warnings():  # the end of a process closes what libraries forget
+        simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return Ran(code, output.getvalue(), errors.getvalue())

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,9 +13,9 @@ from ingest.eventlog.cluster import Cluster as FoundCluster
 from ingest.eventlog.cluster import FoundTopic, Operation, Partition
 from schemas.topics import TOPICS
 from tests.conftest import MakeProduct
-from tests.ingest.commands.on_kafka import SETTINGS, found, settings_for
+from tests.ingest.commands.on_kafka import SETTINGS, found, run_here, settings_for
 from tests.kafka.cluster import PASSWORDS, READER, WRITER, Cluster
-from tests.kit import Product, assert_no_traceback, free_ports
+from tests.kit import Product, Ran, assert_no_traceback, free_ports
 
 Found = list[dict[str, str]]
 
@@ -39,9 +39,9 @@ def told(findings: list[Finding], state: str) -> list[str]:
     return [finding.what for finding in of_state]
 
 
-def diagnosed(product: Product) -> Found:
+def diagnosed(product: Product, run: Callable[..., Ran] = run_here) -> Found:
     begun = time.monotonic()
-    ran = product.run("doctor", "--json")
+    ran = run(product, "doctor", "--json")
     assert time.monotonic() - begun < 20
     assert ran.stderr == ""
     assert_no_traceback(ran.stdout)
@@ -147,11 +147,11 @@ def test_a_kafka_of_one_broker_is_good_but_for_its_one_copy(
     make_product: MakeProduct, kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(kafka, topic_prefix))
-    before = diagnosed(product)
+    before = diagnosed(product, Product.run)
     (what,) = of_state("bad", before)
     assert what.startswith("all topics: missing")
     assert not any(name.startswith(topic_prefix) for name in kafka.topics()), "not by the way"
-    assert product.run("topics", "create").code == 0
+    assert run_here(product, "topics", "create").code == 0
     findings = diagnosed(product)
     assert of_state("bad", findings) == []
     (what,) = of_state("odd", findings)
@@ -166,7 +166,7 @@ def test_topics_that_were_altered_are_found(
     make_product: MakeProduct, kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(kafka, topic_prefix))
-    assert product.run("topics", "create").code == 0
+    assert run_here(product, "topics", "create").code == 0
     kafka.alter_topic(f"{topic_prefix}calls", {"max.message.bytes": "1000"})
     kafka.alter_topic(f"{topic_prefix}agents", {"unclean.leader.election.enable": "true"})
     kafka.delete_topic(f"{topic_prefix}gaps")
@@ -195,8 +195,7 @@ def test_a_right_that_is_missing_is_found_without_writing(
     make_product: MakeProduct, sasl_kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(sasl_kafka, topic_prefix))
-    assert product.run("topics", "create").code == 0
-    assert of_state("bad", diagnosed(product)) == []
+    assert run_here(product, "topics", "create").code == 0
     sasl_kafka.revoke_write(f"{topic_prefix}calls")
     try:
         (finding,) = [each for each in diagnosed(product) if each["state"] == "bad"]
@@ -222,7 +221,7 @@ def test_who_is_not_let_in_is_told_why(make_product: MakeProduct, sasl_kafka: Cl
 
 
 @pytest.fixture
-def three(three_brokers: Cluster, topic_prefix: str) -> Iterator[Cluster]:
+def three(three_brokers: Cluster, topic_prefix: str) -> Cluster:
     """Topics on three brokers; calls have two copies, gaps one, both with one on broker 2."""
     kafka = SETTINGS
     for name, topic in TOPICS.items():
@@ -231,10 +230,7 @@ def three(three_brokers: Cluster, topic_prefix: str) -> Iterator[Cluster]:
         if name == "gaps":
             config["min.insync.replicas"] = "1"
         three_brokers.create_topic(f"{topic_prefix}{name}", assignment=[brokers], config=config)
-    yield three_brokers
-    for name in TOPICS:
-        three_brokers.mend()
-        three_brokers.delete_topic(f"{topic_prefix}{name}")
+    return three_brokers
 
 
 def test_a_broker_that_is_down_is_told_by_what_it_means_for_each_topic(

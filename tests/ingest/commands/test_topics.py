@@ -16,7 +16,7 @@ from ingest.commands.topics import rejects_of, what_differs
 from ingest.eventlog.cluster import FoundTopic
 from schemas.topics import TOPICS
 from tests.conftest import MakeProduct
-from tests.ingest.commands.on_kafka import SETTINGS, found, settings_for
+from tests.ingest.commands.on_kafka import SETTINGS, found, run_here, settings_for
 from tests.kafka.cluster import PASSWORDS, READER, WRITER, Cluster
 from tests.kit import SCRIPT, Product, assert_no_traceback, clean_environment, free_ports
 
@@ -131,7 +131,7 @@ def test_a_group_has_rejects_of_its_own() -> None:
 
 def test_on_the_journal_a_group_has_a_folder(make_product: MakeProduct) -> None:
     product = make_product()
-    ran = product.run("topics", "create", "--group", "billing.v2")
+    ran = run_here(product, "topics", "create", "--group", "billing.v2")
     assert ran.code == 0
     assert states(ran.stdout)["rejects.billing.v2"] == "made"
     assert (product.data / "journal" / "rejects.billing.v2").is_dir()
@@ -142,7 +142,7 @@ def test_a_group_that_cannot_be_part_of_a_name_is_wrong_use(
     make_product: MakeProduct, group: str
 ) -> None:
     product = make_product()
-    ran = product.run("topics", "create", "--group", group)
+    ran = run_here(product, "topics", "create", "--group", group)
     assert ran.code == 2
     assert "--group" in ran.stderr
     assert not product.data.exists()
@@ -185,7 +185,7 @@ def test_what_differs_is_left_as_it_is(
     kafka.create_topic(f"{topic_prefix}contacts", config={"cleanup.policy": "delete"})
     before = kafka.topic_config(f"{topic_prefix}calls")
     product = make_product(settings=settings_for(kafka, topic_prefix))
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert ran.code == 1
     shown = states(ran.stdout)
     assert {name for name, state in shown.items() if state == "differs"} == {
@@ -208,9 +208,9 @@ def test_more_than_is_asked_for_is_told_and_good_enough(
     make_product: MakeProduct, kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(kafka, topic_prefix))
-    assert product.run("topics", "create").code == 0
+    assert run_here(product, "topics", "create").code == 0
     kafka.alter_topic(f"{topic_prefix}calls", {"retention.ms": str(60 * DAY_MS)})
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert ran.code == 0
     assert states(ran.stdout)[f"{topic_prefix}calls"] == "differs"
     assert "60 days" in ran.stdout
@@ -240,7 +240,7 @@ def test_more_replicas_than_brokers_are_refused_with_the_mend(
     make_product: MakeProduct, kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(kafka, topic_prefix, replication_factor=3))
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert ran.code == 1
     assert set(states(ran.stdout).values()) == {"failed"}
     assert "the cluster has 1 broker(s), and kafka.replication_factor is 3" in ran.stderr
@@ -252,7 +252,7 @@ def test_a_name_that_kafka_does_not_take_is_told_in_its_words(
     make_product: MakeProduct, kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(kafka, topic_prefix.ljust(100, "x")))
-    ran = product.run("topics", "create", "--group", "g" * 150)
+    ran = run_here(product, "topics", "create", "--group", "g" * 150)
     assert ran.code == 1
     assert "the cluster refuses: " in ran.stderr
     shown = states(ran.stdout)
@@ -293,7 +293,7 @@ def server(*, says: bytes | None = None) -> Iterator[int]:
 def refused(product: Product, *told: str) -> None:
     """It ends with 1, in time, and says this."""
     begun = time.monotonic()
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert time.monotonic() - begun < 14
     assert (ran.code, ran.stdout) == (1, "")
     assert_no_traceback(ran.stderr)
@@ -327,7 +327,7 @@ def test_a_wrong_server_beside_a_right_one_is_told_and_does_not_matter(
     (port,) = free_ports(1)
     servers = f"127.0.0.1:{port},{kafka.bootstrap}"
     product = make_product(settings=settings_for(kafka, topic_prefix, bootstrap_servers=servers))
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert ran.code == 0
     assert f"127.0.0.1:{port} refuses the connection" in ran.stderr
 
@@ -368,7 +368,7 @@ def test_who_may_do_everything_with_topics_can_make_them(
     make_product: MakeProduct, sasl_kafka: Cluster, topic_prefix: str
 ) -> None:
     product = make_product(settings=settings_for(sasl_kafka, topic_prefix))
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert (ran.code, ran.stderr) == (0, "")
     assert set(states(ran.stdout).values()) == {"made"}
 
@@ -379,7 +379,7 @@ def test_the_right_that_is_missing_is_named_with_the_topics_and_the_command(
     reader = {"sasl_username": READER, "sasl_password": PASSWORDS[READER]}
     product = make_product(settings=settings_for(sasl_kafka, topic_prefix, **reader))
     sasl_kafka.create_topic(f"{topic_prefix}calls", partitions=2)
-    ran = product.run("topics", "create")
+    ran = run_here(product, "topics", "create")
     assert ran.code == 1
     shown = states(ran.stdout)
     assert shown.pop(f"{topic_prefix}calls") == "there"
