@@ -267,9 +267,14 @@ def test_a_broker_that_is_down_is_told_by_what_it_means_for_each_topic(
 
 @pytest.mark.parametrize("fault", ["refuse", "black_hole"])
 def test_a_broker_whose_own_address_cannot_be_reached_is_told(
-    make_product: MakeProduct, three_brokers: Cluster, topic_prefix: str, fault: str
+    make_product: MakeProduct,
+    three_brokers: Cluster,
+    topic_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
 ) -> None:
     """The usual fault of advertised.listeners: the first answers, what it names does not."""
+    monkeypatch.setattr("ingest.eventlog.cluster.ADDRESS_S", 1.0)
     first, second, _ = three_brokers.bootstrap.split(",")
     product = make_product(
         settings=settings_for(three_brokers, topic_prefix, bootstrap_servers=first)

@@ -304,8 +304,9 @@ def refused(product: Product, *told: str) -> None:
 
 
 def test_every_server_that_cannot_be_reached_is_named_with_its_reason(
-    make_product: MakeProduct,
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ingest.eventlog.cluster.ADDRESS_S", 1.0)
     (port,) = free_ports(1)
     with server() as silent, server(says=b"HTTP/1.1 400 Bad Request\r\n\r\n") as web:
         servers = [port, silent, web]
