@@ -227,11 +227,8 @@ class _Topic:
         self._cursor.after = self.drained_to
         self._damaged: set[Path] = set()
         self._written = (self.drained_to, time.monotonic())
-        found = self._cursor.read("", 1, 1)
-        for record in found:
+        for record in self._cursor.read("", 1, 1):
             self.oldest_ms = record.written_ms
-        if not found and self._cursor.at_end():
-            self.records = 0
         self._cursor.after = self.drained_to
 
     def correct(self) -> None:

@@ -31,7 +31,7 @@ from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
 from tests.kit import PROJECT, free_ports
 
-TIMEOUT_S = 0.4
+TIMEOUT_S = 0.8
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ async def test_order_holds_from_direct_to_spool_and_back_while_records_come(
     async with opened(proxied_kafka, topic_prefix, tmp_path) as publisher:
         async with Publishing(publisher) as publishing:
             await publishing.comes_to("kafka")
-            for fault in (proxy.refuse, partial(proxy.delay, 1.0), proxy.black_hole):
+            for fault in (proxy.refuse, partial(proxy.delay, 2 * TIMEOUT_S), proxy.black_hole):
                 fault()
                 await publishing.comes_to("spool")
                 assert any(word.startswith("spooled:calls:") for word in publisher.degraded())
@@ -213,7 +213,7 @@ async def test_a_broker_that_answers_late_has_it_before_what_came_later(
         begun = time.monotonic()
         late = publisher.publish([record(b"1")])
         assert await late.wait(math.inf) == "spool"
-        assert TIMEOUT_S <= time.monotonic() - begun < 2.5 * TIMEOUT_S
+        assert TIMEOUT_S <= time.monotonic() - begun < 3 * TIMEOUT_S
         assert await store(publisher, record(b"2"), record(b"3")) == ["spool", "spool"]
         proxied_kafka.proxy().restore()
         await until(lambda: publisher.degraded() == [])
@@ -266,7 +266,7 @@ async def test_closing_in_the_middle_of_draining_goes_on_where_it_was(
     drained = []
     for _ in range(2):
         async with opened(kafka, topic_prefix, tmp_path) as publisher:
-            before = publisher.spool.waiting()["calls"].records
+            before = publisher.spool.places["calls"].records
             drained.append(before)
             await until(lambda: publisher.spool.waiting()["calls"].records < before - 20)  # noqa: B023
     assert 200 == drained[0] > drained[1] > 100

@@ -279,6 +279,18 @@ async def test_what_passes_is_told_in_a_word_and_tried_again(
     assert await values(kafka, topic) == [one.value for one in some(6)], "it was there already"
 
 
+async def test_what_kafka_calls_a_repeat_is_there(
+    kafka: Cluster, topic: str, answer_once: Callable[[int], None]
+) -> None:
+    notes: list[str] = []
+    async with connected(kafka) as producer:
+        answer_once(46)  # DUPLICATE_SEQUENCE_NUMBER
+        assert await producer.send(topic, some(2), notes.append) == []
+        await producer.send(topic, some(2, first=2), notes.append)
+    assert notes == []
+    assert await values(kafka, topic) == [one.value for one in some(4)]
+
+
 # When it is of no use any more
 
 

@@ -366,6 +366,19 @@ async def test_a_damaged_last_segment_does_not_hold_up_what_comes(
     assert (folder / f"{path.name}.damaged").exists()
 
 
+async def test_what_is_damaged_while_it_waits_is_kept_when_its_turn_comes(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    path = segment_paths(tmp_path / "calls")[2]
+    with capture_logs():
+        async with opened(tmp_path) as spool:
+            await take(spool, 1)
+            replace_by_noise(path)
+            found = numbers(await take(spool))
+    assert found[-1] == MANY - 1
+    assert path.with_name(f"{path.name}.damaged").exists()
+    assert not path.exists()
+
+
 async def test_what_nobody_can_read_does_not_wait(tmp_path: Path) -> None:
     await filled(tmp_path, 3)
     (path,) = segment_paths(tmp_path / "calls")
