@@ -16,7 +16,7 @@ from ingest.eventlog.produce import ProduceResponse
 from ingest.eventlog.producer import BrokenError, Producer, partition_of
 from ingest.settings import Kafka
 from tests.ingest.commands.on_kafka import settings_for
-from tests.kafka.cluster import Cluster
+from tests.kafka.cluster import PASSWORDS, READER, Cluster
 
 
 def record(value: bytes, key: bytes = b"k") -> Record:
@@ -279,6 +279,22 @@ async def test_what_passes_is_told_in_a_word_and_tried_again(
     assert await values(kafka, topic) == [one.value for one in some(6)], "it was there already"
 
 
+async def test_a_partition_without_a_leader_is_waited_for(
+    kafka: Cluster, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    async with connected(kafka) as producer:
+        cluster = producer.client.cluster
+        leaders = iter([-1, None])
+        find = type(cluster).leader_for_partition
+        monkeypatch.setattr(
+            type(cluster), "leader_for_partition", lambda *asked: next(leaders, find(*asked))
+        )
+        assert await producer.send(topic, some(2), notes.append) == []
+    assert notes == ["no_leader", "topic_missing"]
+    assert await values(kafka, topic) == [one.value for one in some(2)]
+
+
 async def test_what_kafka_calls_a_repeat_is_there(
     kafka: Cluster, topic: str, answer_once: Callable[[int], None]
 ) -> None:
@@ -368,6 +384,17 @@ async def test_it_closes_in_a_black_hole_and_ends_whoever_sends(
         assert time.monotonic() - begun < 2.5
         with pytest.raises(BrokenError, match="closed"):
             await asyncio.wait_for(sending, 5)
+
+
+async def test_who_may_not_be_a_producer_says_so(sasl_kafka: Cluster) -> None:
+    reader = {"sasl_username": READER, "sasl_password": PASSWORDS[READER]}
+    settings = settings_for(sasl_kafka, "", **reader)
+    producer = Producer(client_options(Kafka(**settings["kafka"])))
+    try:
+        with pytest.raises(BrokenError, match="not_authorized"):
+            await producer.start()
+    finally:
+        await producer.close()
 
 
 async def test_who_cannot_become_a_producer_says_so(sasl_kafka: Cluster) -> None:

@@ -16,10 +16,12 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
+import apsw
 import pytest
 from structlog.testing import capture_logs
 
 from ingest.errors import PublishError
+from ingest.eventlog import journal as journal_module
 from ingest.eventlog import spool as spool_module
 from ingest.eventlog import topic as topic_module
 from ingest.eventlog.log import Record, StoredRecord
@@ -390,6 +392,22 @@ async def test_what_nobody_can_read_does_not_wait(tmp_path: Path) -> None:
             # What is appended must not be taken for what was there: positions go on behind.
             assert spool.places["calls"].stored_to < await append(spool, [4])
     assert first_position(segment_paths(tmp_path / "calls")[-1]) >= SAFE_JUMP
+
+
+async def test_a_disk_that_says_nothing_at_the_moment_is_not_an_empty_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(tmp_path, 5)
+    async with opened(tmp_path) as spool:
+        with monkeypatch.context() as silent:
+            silent.setattr(journal_module, "Segment", fail)
+            spool._topics["calls"]._cursor.close()
+            assert await spool.read("calls", MIB) is None
+        assert numbers(await take(spool)) == list(range(5))
+
+
+def fail(_: Path) -> None:
+    raise apsw.CantOpenError
 
 
 # How much there is
