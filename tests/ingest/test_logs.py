@@ -356,7 +356,7 @@ def spoken_on_kafka(
     aviary.made |= {*SECRETS, password}
     prefix = f"taint-{os.urandom(3).hex()}."
     settings = settings_for(
-        proxied_kafka, prefix, publish_timeout_s=0.2, sasl_password=password, partitions=1
+        proxied_kafka, prefix, publish_timeout_s=0.5, sasl_password=password, partitions=1
     )
     settings |= {
         "logging": {"level": "debug"},

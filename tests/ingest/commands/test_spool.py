@@ -134,7 +134,7 @@ def test_what_a_killed_receiver_has_left_is_brought_to_kafka(
     make_product: MakeProduct, proxied_kafka: Cluster, topic_prefix: str
 ) -> None:
     proxied_kafka.create_topic(f"{topic_prefix}calls", partitions=2)
-    settings = settings_for(proxied_kafka, topic_prefix, publish_timeout_s=0.2)
+    settings = settings_for(proxied_kafka, topic_prefix, publish_timeout_s=1.0)
     product = make_product(settings=settings).start()
     leg = new_leg()
     assert product.post(sign(call(leg, 0))).status == 204
