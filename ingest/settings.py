@@ -12,6 +12,7 @@ import secrets
 import ssl
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -347,18 +348,19 @@ def _faults_of_kafka(values: dict[str, Any]) -> list[str]:
     try:
         kind = EventLog.model_validate(values.get("eventlog", {})).kind
         kafka = Kafka.model_validate(values.get("kafka", {}))
-        receiver = Receiver.model_validate(values.get("receiver", {}))
     except ValidationError:
         return []  # told already
     if kind != "kafka":
         return []
     faults = [f"kafka.{fault}" for fault in kafka.faults()]
-    if kafka.publish_timeout_s + SPOOL_S > receiver.answer_within_s:
-        faults.append(
-            f"kafka.publish_timeout_s: {kafka.publish_timeout_s} s leave no time to spool and to "
-            f"answer within receiver.answer_within_s ({receiver.answer_within_s} s): make it "
-            f"{SPOOL_S} s less"
-        )
+    with suppress(ValidationError):
+        within_s = Receiver.model_validate(values.get("receiver", {})).answer_within_s
+        if kafka.publish_timeout_s + SPOOL_S > within_s:
+            faults.append(
+                f"kafka.publish_timeout_s: {kafka.publish_timeout_s} s leave no time to spool and "
+                f"to answer within receiver.answer_within_s ({within_s} s): make it {SPOOL_S} s "
+                "less"
+            )
     return faults
 
 

@@ -71,7 +71,7 @@ def drain_spool(settings: Settings, path: Path) -> int:
     folders = spools_at(path)
     with ExitStack() as stack:
         for folder in map(Path.resolve, folders):  # "." is the folder of a role, too
-            stack.enter_context(sole_owner(folder.parent.parent, folder.name))
+            stack.enter_context(sole_owner(_data_folder(folder), folder.name))
         code = run(lambda stopping: _drain_all(settings, folders, stopping))
     left = sum(found.records for folder in folders for found in look_into(folder).values())
     if left:
@@ -93,6 +93,11 @@ def spools_at(path: Path) -> list[Path]:
             f"{SPOOLS}/<role> in one"
         )
     return found
+
+
+def _data_folder(role: Path) -> Path:
+    """Where the lock of a role's folder is."""
+    return role.parent.parent if role.parent.name == SPOOLS else role.parent
 
 
 def _folders(path: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from ingest.errors import PublishError
 from ingest.eventlog.lanes import Group, Room, add_to, size_of
 from ingest.eventlog.log import Record, records_of
 from ingest.eventlog.producer import PROBE_S, AnyRecord, BrokenError, Producer, Refusal
-from ingest.eventlog.spool import Spool
+from ingest.eventlog.spool import READ_RECORDS, Spool
 from ingest.eventlog.switch import Switch
 from ingest.metrics import COMMIT_SECONDS, DRAINED, KAFKA_CONNECTED, KAFKA_REBUILDS, SPOOL, SPOOLED
 from ingest.rejects import reject_event
@@ -43,6 +43,9 @@ CHUNK_BYTES = 256 * 1024
 LIVE_S = 0.1
 #: but not for longer than this, so that it ends.
 _GIVE_WAY_S = 1.0
+
+#: When the spool is nearly empty, new records wait for so long for it to be, in seconds.
+_HOLD_S = 0.5
 
 #: Between two producers, and two tries to get one.
 _REBUILD_S = 5.0
@@ -153,7 +156,7 @@ class KafkaLane:
 
     def publish(self, records: Sequence[Record]) -> Group:
         """Hand over records; the group that they join is their receipt."""
-        if self._switch.spooled:
+        if self._switch.appends:
             self._switch.appending()
             try:
                 return self._append(records)
@@ -257,9 +260,13 @@ class KafkaLane:
     async def _drain(self) -> None:
         """Take the next chunk off the spool, and go on once Kafka has it."""
         stored_to = self._switch.stored_to
+        begun = self._loop.time()
         chunk = await self._spool.read(self.topic, CHUNK_BYTES)
         if chunk:
             await self._deliver(chunk)
+            is_rest = sum(map(_size, chunk)) < CHUNK_BYTES and len(chunk) < READ_RECORDS
+            if is_rest and self._loop.time() - begun < _HOLD_S / 2:
+                self._hold()
             self.trouble = "draining"
             DRAINED.labels(self.topic).inc(len(chunk))
             position = chunk[-1].position
@@ -283,6 +290,16 @@ class KafkaLane:
             log.info("spool_drained", topic=self.topic, seconds=seconds)
         await self._spool.tidy(self.topic, empty=empty)
         await self._log.pace.give_way()
+
+    def _hold(self) -> None:
+        """Let what comes wait for the rest of the spool, for a moment."""
+        if not self._switch.holding:
+            self._switch.hold()
+            self._loop.call_later(_HOLD_S, self._end_hold)
+
+    def _end_hold(self) -> None:
+        if self._switch.holding:
+            self._give_up(self.trouble)
 
     async def _deliver(self, records: Sequence[AnyRecord]) -> None:
         """Return once Kafka has all records, those that it refuses as rejects."""
@@ -465,13 +482,17 @@ async def _measure(spool: Spool) -> None:
 def _reject(record: AnyRecord, reason: str) -> Event:
     """What is left of a record that Kafka refuses: why, and its beginning."""
     value = record.value or b""
-    event = orjson.loads(value)
+    ident = dict(record.headers).get("ce_id", b"a record").decode(errors="replace")
+    try:
+        via = str(orjson.loads(value)["via"])
+    except (ValueError, TypeError, KeyError):  # nobody knows what it is
+        via = "derived"
     return reject_event(
-        event["connection"],
+        record.key.partition(b"/")[0].decode(errors="replace"),
         reason,
-        f"{event['id']} for {record.topic}: Kafka refuses {len(value)} bytes; "
+        f"{ident} for {record.topic}: Kafka refuses {len(value)} bytes; "
         f"the first {min(len(value), _KEPT_BYTES)} are kept",
-        via=event["via"],
+        via=via,
         received_ms=now_ms(),
         body=value,
         headers={},

@@ -59,7 +59,8 @@ _REMEMBER_S = 1.0
 #: Over how long the growth is measured from which the minutes that are left follow.
 _GROWTH_S = 60.0
 
-_READ_ROWS = 1000
+#: What is read at a time, at most.
+READ_RECORDS = 1000
 
 _DRAINED = "drained"
 
@@ -243,7 +244,7 @@ class _Topic:
 
     def read(self, max_bytes: int) -> Sequence[StoredRecord] | None:
         self._cursor.after = self.drained_to
-        found = self._cursor.read(self.folder.name, _READ_ROWS, max_bytes)
+        found = self._cursor.read(self.folder.name, READ_RECORDS, max_bytes)
         if self._cursor.damaged is not None:
             self._damaged.add(self._cursor.damaged)
         if found:
@@ -286,6 +287,8 @@ class _Topic:
             if path.stat().st_size < _KEEP_BYTES:
                 return
             with closing(Segment(path)) as segment, suppress(SealedError):
+                if segment.last() < segment.first:
+                    return  # its successor would have its name
                 # Whoever appends at this moment finds it sealed, and goes on in the new one.
                 segment.seal()
                 Segment.create(self.folder, segment.following())

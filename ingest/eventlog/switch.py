@@ -9,7 +9,9 @@ that is sent after it. What is given up goes to the spool in order, before anyth
 everything newer goes behind it for as long as the spool holds something. So the topic gets one
 sequence twice at most, each time in order and from one beginning: first occurrences stand in
 order. The way becomes direct again in the very turn that takes the last record off the spool,
-when no append is under way; what comes then is sent behind it.
+when no append is under way; what comes then is sent behind it. Under a steady load that moment
+would never come: so once the end is near, what is new is held, neither sent nor appended, until
+the spool is empty or takes too long to be.
 """
 
 from collections import deque
@@ -25,12 +27,19 @@ class Switch(Generic[G]):
         """Positions of the spool: the last that is stored, and the last that Kafka has."""
         self.stored_to = stored_to
         self.drained_to = drained_to
-        #: Everything new goes to the spool.
+        #: Something is in the spool, or on its way there: nothing may be sent that is newer.
         self.spooled = stored_to > drained_to
+        #: What is new waits for the spool to be empty.
+        self.holding = False
         #: Groups that nobody has begun to send; the last may still grow.
         self.waiting: deque[G] = deque()
         self.in_flight: G | None = None
         self._appending = 0
+
+    @property
+    def appends(self) -> bool:
+        """Whether what is new goes to the spool; else it goes to `waiting`."""
+        return self.spooled and not self.holding
 
     def next(self) -> G | None:
         """The group to send now, if any: one is in flight at a time."""
@@ -54,9 +63,17 @@ class Switch(Generic[G]):
         moved = [*self.waiting] if self.in_flight is None else [self.in_flight, *self.waiting]
         self.in_flight = None
         self.waiting.clear()
+        self.holding = False
         self._appending += len(moved)
         self.spooled = self.spooled or bool(moved)
         return moved
+
+    def hold(self) -> None:
+        """The spool is nearly empty: from now on what is new waits for the rest to be drained.
+
+        Whoever says so says `give_up` if that takes too long.
+        """
+        self.holding = self.spooled
 
     def appending(self) -> None:
         """A newer group is appended to the spool in this turn."""
@@ -82,4 +99,4 @@ class Switch(Generic[G]):
 
     def _reopen(self) -> None:
         if self._appending == 0 and self.drained_to >= self.stored_to:
-            self.spooled = False
+            self.spooled = self.holding = False

@@ -20,6 +20,7 @@ from ingest.errors import PublishError
 from ingest.eventlog import journal as journal_module
 from ingest.eventlog import kafka as kafka_module
 from ingest.eventlog import producer as producer_module
+from ingest.eventlog import topic as topic_module
 from ingest.eventlog.cluster import client_options, weak_topics
 from ingest.eventlog.kafka import KafkaPublisher, open_kafka
 from ingest.eventlog.log import Record, records_of
@@ -342,6 +343,31 @@ async def test_giving_up_what_there_is_not_is_nothing(tmp_path: Path) -> None:
         assert not publisher.connection.connected
 
 
+async def test_the_way_is_direct_again_however_much_comes(
+    proxied_kafka: Cluster, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = f"{topic_prefix}calls"
+    proxied_kafka.create_topic(topic)
+    commit = topic_module.TopicWriter.append
+
+    def slow_commit(writer: topic_module.TopicWriter, records: Sequence[Record]) -> None:
+        time.sleep(0.01)  # there is always an append under way
+        commit(writer, records)
+
+    monkeypatch.setattr(topic_module.TopicWriter, "append", slow_commit)
+    async with (
+        opened(proxied_kafka, topic_prefix, tmp_path) as publisher,
+        Publishing(publisher, pause_s=0.002) as publishing,
+    ):
+        await publishing.comes_to("kafka")
+        proxied_kafka.proxy().refuse()
+        await publishing.comes_to("spool", 200)
+        proxied_kafka.proxy().restore()
+        await publishing.comes_to("kafka", 200)
+    assert publishing.failed == []
+    assert first_times(await values(proxied_kafka, topic)) == publishing.expected()
+
+
 # What Kafka refuses
 
 
@@ -401,6 +427,22 @@ async def test_what_is_too_large_for_kafka_becomes_a_reject(
     (line,) = [line for line in logs if line["event"] == "record_refused"]
     assert (line["topic"], line["reason"]) == ("calls", "too_large")
     assert line["size_bytes"] > 200_000
+
+
+async def test_what_is_refused_need_not_be_an_event(
+    kafka: Cluster, topic_prefix: str, tmp_path: Path
+) -> None:
+    kafka.create_topic(f"{topic_prefix}calls", config={"max.message.bytes": "20000"})
+    kafka.create_topic(f"{topic_prefix}rejects")
+    strange = record(b"\xff" * 50_000, key=b"acme/1")
+    async with opened(kafka, topic_prefix, tmp_path) as publisher:
+        assert await store(publisher, strange, record(b"2")) == ["kafka"] * 2
+    assert await values(kafka, f"{topic_prefix}calls") == [b"2"]
+    (found,) = await values(kafka, f"{topic_prefix}rejects")
+    assert found is not None
+    data = json.loads(found)["data"]
+    assert base64.b64decode(data["body_base64"]) == strange.value
+    assert data["via"] == "derived"
 
 
 async def test_what_is_too_large_on_its_way_from_the_spool_becomes_a_reject(

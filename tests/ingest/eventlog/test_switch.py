@@ -80,7 +80,7 @@ class Way(RuleBasedStateMachine):
         self.published += 1
         item = self.published
         self.published_at[item] = self.step
-        if self.switch.spooled:
+        if self.switch.appends:
             self.switch.appending()
             self.appends.append(Batch([item]))
         elif joins and self.switch.waiting:
@@ -131,6 +131,15 @@ class Way(RuleBasedStateMachine):
     def deadline(self) -> None:
         if self.switch.in_flight is not None:
             self.appends += self.switch.give_up()
+
+    @rule()
+    def hold(self) -> None:
+        self.switch.hold()
+
+    @precondition(lambda self: self.switch.holding)
+    @rule()
+    def hold_takes_too_long(self) -> None:
+        self.appends += self.switch.give_up()
 
     @rule()
     def producer_breaks(self) -> None:
