@@ -12,7 +12,7 @@ help:
 	@echo "make run     the service with a simulated company on the phone"
 	@echo "make test    set everything up, run all tests"
 	@echo "make check   lint, format, types"
-	@echo "make bench   requests per CPU-second, against a server that does nothing"
+	@echo "make bench   requests per CPU-second, beside a server that does nothing and a plain app"
 	@echo "make faults  kill, freeze and starve a real Kafka for long, and print what was lost"
 	@echo "make kafka   a Kafka on 127.0.0.1:9092 to try things with"
 	@echo "make deps    the system packages that tests and benchmarks need"
@@ -31,7 +31,7 @@ check: .venv/.dev
 	$(RUN) codespell
 	$(RUN) mypy
 
-bench: .venv/.dev
+bench: deps .venv/.dev
 	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq wrk >/dev/null; } \
 		|| { echo "make bench needs wrk: install it with your system's packages"; exit 2; }
 	$(RUN) python -m tests.bench
