@@ -86,7 +86,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "topic error",
     ),
     "segment_damaged": (
-        "A file is corrupt: it was kept as *.damaged, its readable rows were put in its place.",
+        "A file is corrupt: it was kept as *.damaged, and what can be read of it is used.",
         "topic file rescued",
     ),
     "segment_unreadable": (

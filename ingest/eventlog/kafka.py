@@ -20,6 +20,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 
 from ingest.errors import PublishError
+from ingest.eventlog.journal import BELIEVED_S
 from ingest.eventlog.lanes import Group, Room, add_to, size_of
 from ingest.eventlog.log import Record, records_of
 from ingest.eventlog.producer import PROBE_S, AnyRecord, BrokenError, Producer, Refusal
@@ -94,12 +95,15 @@ class KafkaPublisher:
 
     def degraded(self) -> Sequence[str]:
         found = [] if self.connection.connected else ["kafka_unreachable"]
-        found += [f"spooled:{lane.topic}:{lane.trouble}" for lane in self._spooled()]
+        found += [f"spooled:{lane.topic}:{lane.why}" for lane in self._spooled()]
         found += [f"min_insync_replicas:{topic}" for topic in self.connection.weak_topics]
         return [*found, *self.spool.journal.degraded()]
 
     def refusing(self) -> str | None:
         spooled = bool(self._spooled())
+        refused = next(filter(None, (lane.refusing for lane in self._lanes.values())), None)
+        if refused is not None:
+            return refused
         if self.connection.connected and not spooled:
             return None
         if self.spool.full():
@@ -141,9 +145,10 @@ class KafkaLane:
         self._seconds = COMMIT_SECONDS.labels(topic, "kafka")
         #: What is in the way at the moment, or was when the spool took over.
         self.trouble = "draining"
-        self._since = self._loop.time()
+        self._since = self._sent = self._loop.time()
         #: Something has come to the spool.
         self._appended = asyncio.Event()
+        self._refused: tuple[str, float] | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
         if self._switch.spooled:
@@ -154,14 +159,33 @@ class KafkaLane:
     def spooled(self) -> bool:
         return self._switch.spooled
 
+    @property
+    def refusing(self) -> str | None:
+        """Why neither Kafka nor the spool took the last that came, if so.
+
+        Believed for a while only: who is not ready gets nothing that could prove the contrary.
+        """
+        if self._refused is None or self._loop.time() - self._refused[1] > BELIEVED_S:
+            return None
+        return self._refused[0]
+
+    @property
+    def why(self) -> str:
+        """Why the spool holds something, in a word."""
+        silent_s = self._loop.time() - self._sent
+        if self.trouble == "draining" and silent_s > self._log.publish_timeout_s:
+            return "slow"
+        return self.trouble
+
     def publish(self, records: Sequence[Record]) -> Group:
         """Hand over records; the group that they join is their receipt."""
         if self._switch.appends:
             self._switch.appending()
             try:
                 return self._append(records)
-            except PublishError:
+            except PublishError as error:
                 self._switch.appended(None)
+                self._refused = error.reason, self._loop.time()
                 raise
         size = size_of(records)
         self._log.room.take(size)
@@ -216,6 +240,7 @@ class KafkaLane:
         finally:
             expires.cancel()
         if self._switch.acked(group):
+            self._refused = None
             self._seconds.observe(time.perf_counter() - begun)
             self._settle(group, "kafka")
 
@@ -236,6 +261,7 @@ class KafkaLane:
                 receipt = self._append(group.records)
             except PublishError as error:
                 self._switch.appended(None)
+                self._refused = error.reason, self._loop.time()
                 self._settle(group, "", error)
             else:
                 receipt.then(math.inf, partial(self._settle, group, "spool"))
@@ -248,6 +274,7 @@ class KafkaLane:
         self._switch.appended(position)
         self._log.pace.note(self._loop.time() - since)
         if position is not None:
+            self._refused = None
             SPOOLED.labels(self.topic).inc(count)
         self._appended.set()
         self._go_on()
@@ -260,7 +287,7 @@ class KafkaLane:
     async def _drain(self) -> None:
         """Take the next chunk off the spool, and go on once Kafka has it."""
         stored_to = self._switch.stored_to
-        begun = self._loop.time()
+        begun = self._sent = self._loop.time()
         chunk = await self._spool.read(self.topic, CHUNK_BYTES)
         if chunk:
             await self._deliver(chunk)

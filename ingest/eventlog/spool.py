@@ -264,7 +264,14 @@ class _Topic:
                 if first_position(following) - 1 > self.drained_to:
                     break
                 if path in self._damaged or not _sound(path):
+                    rescued = _readable(path, 0)
                     set_aside(path)
+                    log.error(
+                        "segment_damaged",
+                        topic=self.folder.name,
+                        file=path.name,
+                        rescued=rescued,
+                    )
                 unlink_segment(path)
 
     def close(self) -> None:
@@ -284,7 +291,7 @@ class _Topic:
     def _begin_anew(self) -> None:
         """End the last segment if it is large, so that it goes too."""
         for path in segment_paths(self.folder)[-1:]:
-            if path.stat().st_size < _KEEP_BYTES:
+            if _size_of_files(path) < _KEEP_BYTES:
                 return
             with closing(Segment(path)) as segment, suppress(SealedError):
                 if segment.last() < segment.first:
@@ -344,6 +351,11 @@ def _sound(path: Path) -> bool:
             return segment.check()
     except CORRUPT:
         return False
+
+
+def _size_of_files(path: Path) -> int:
+    """Bytes of a segment and of what SQLite keeps beside it."""
+    return sum(beside.stat().st_size for beside in path.parent.glob(f"{path.name}*"))
 
 
 def _size(folder: Path) -> int:

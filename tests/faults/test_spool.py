@@ -65,7 +65,14 @@ async def test_a_full_spool(make_stage: MakeStage) -> None:
         assert found.sum("dialstream_unavailable_total", reason="spool_full")
         stage.restore_lines()
         await until(stage.whole, "the spool is empty")
-        assert await asyncio.to_thread(product.readyz) == 200
+        await until(lambda: product.readyz() == 200, "it is ready")
+        # And again: what has been drained has made room.
+        stored = len(load.acknowledged)
+        stage.lines[0].refuse()
+        await until(lambda: stage.waiting() > 100, "the spool fills once more")
+        assert len(load.acknowledged) > stored + 100
+        stage.restore_lines()
+        await until(stage.whole, "the spool is empty")
     found = await asyncio.to_thread(product.settled)
     assert found.outcomes()["unavailable"] == found.sum(
         "dialstream_unavailable_total", reason="spool_full"
@@ -97,3 +104,5 @@ async def test_a_disk_that_has_rotted_under_the_spool(make_stage: MakeStage) -> 
     assert 0 < len(verdict.lost) < 100
     assert verdict.changed == verdict.disordered == []
     assert list(folder.glob("*.sqlite.damaged"))
+    [line] = product.log("segment_damaged")
+    assert line["rescued"] == len(load.acknowledged) - len(verdict.lost)

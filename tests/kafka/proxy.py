@@ -107,8 +107,8 @@ class Proxy:
                 await self._relay(reader, writer)
             while self._line is _Line.SWALLOWS and await reader.read(_CHUNK_BYTES):
                 pass
-        except OSError:
-            pass  # one side is gone, and so is the other now
+        except (OSError, asyncio.CancelledError):
+            pass  # one side is gone, or we cut it, and so is the other now
         finally:
             writer.transport.abort()
             self._connections.discard(connection)
