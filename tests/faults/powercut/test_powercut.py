@@ -298,9 +298,8 @@ def missing_from_spool(durable: list[Durable], found: list[StoredRecord]) -> lis
 def test_a_spool_that_does_not_sync_is_found_out(tmp_path: Path, shim: Path, mutant: str) -> None:
     disk = Disk(tmp_path / "disk")
     disk.settle()
-    reported = write_until_the_cut(disk, shim, mutant, mutant, store="spool")
-    drained = {replace(each, topic=each.topic[1:]) for each in reported if each.topic[0] == "-"}
-    durable = [each for each in reported if each.topic[0] != "-" and each not in drained]
+    durable = write_until_the_cut(disk, shim, mutant, mutant, store="spool")
+    assert len(durable) > 100
     (tmp_path / "after").mkdir()
     disk.restore(tmp_path / "after")
     spool_folder(tmp_path / "after" / "data", "receiver").mkdir(parents=True, exist_ok=True)
