@@ -41,9 +41,9 @@ QUEUE_BYTES = 64 * 1024 * 1024
 CHUNK_BYTES = 256 * 1024
 
 #: Draining pauses while live records take longer than this to become durable, in seconds,
-LIVE_S = 0.1
-#: but not for longer than this, so that it ends.
-_GIVE_WAY_S = 1.0
+LIVE_S = 0.02
+#: but not for longer than this with each chunk, so that it ends on a slow disk, too.
+_GIVE_WAY_S = 0.1
 
 #: When the spool is nearly empty, new records wait for so long for it to be, in seconds.
 _HOLD_S = 0.5
@@ -143,6 +143,7 @@ class KafkaLane:
         self._switch: Switch[Group] = Switch(stored_to=place.stored_to, drained_to=place.drained_to)
         self._loop = asyncio.get_running_loop()
         self._seconds = COMMIT_SECONDS.labels(topic, "kafka")
+        self._spooled, self._drained = SPOOLED.labels(topic), DRAINED.labels(topic)
         #: What is in the way at the moment, or was when the spool took over.
         self.trouble = "draining"
         self._since = self._sent = self._loop.time()
@@ -273,9 +274,11 @@ class KafkaLane:
     def _on_appended(self, count: int, since: float, position: int | None) -> None:
         self._switch.appended(position)
         self._log.pace.note(self._loop.time() - since)
-        if position is not None:
+        if position is None:
+            self._refused = self._spool.journal.refusing() or "spool_failed", self._loop.time()
+        else:
             self._refused = None
-            SPOOLED.labels(self.topic).inc(count)
+            self._spooled.inc(count)
         self._appended.set()
         self._go_on()
 
@@ -295,7 +298,7 @@ class KafkaLane:
             if is_rest and self._loop.time() - begun < _HOLD_S / 2:
                 self._hold()
             self.trouble = "draining"
-            DRAINED.labels(self.topic).inc(len(chunk))
+            self._drained.inc(len(chunk))
             position = chunk[-1].position
             self._spool.drained(self.topic, position, len(chunk))
             self._switch.drained(position)
@@ -316,7 +319,8 @@ class KafkaLane:
             seconds = round(self._loop.time() - self._since, 1)
             log.info("spool_drained", topic=self.topic, seconds=seconds)
         await self._spool.tidy(self.topic, empty=empty)
-        await self._log.pace.give_way()
+        if not self._switch.holding:  # then live records wait for this to go on
+            await self._log.pace.give_way()
 
     def _hold(self) -> None:
         """Let what comes wait for the rest of the spool, for a moment."""
@@ -459,7 +463,7 @@ class Pace:
             self._slow_until = time.monotonic() + 2 * LIVE_S
 
     async def give_way(self) -> None:
-        """Return once live records are quick again, or after a second."""
+        """Return once live records are quick again, or after a moment."""
         until = time.monotonic() + _GIVE_WAY_S
         while time.monotonic() < min(until, self._slow_until):  # noqa: ASYNC110 - that is a time
             await asyncio.sleep(LIVE_S / 2)
