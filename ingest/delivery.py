@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType, Protocol
 
+from msgspec import Struct
+
 from schemas.event import Event
 
 if TYPE_CHECKING:
     from ingest.settings import Connection
 
 
-@dataclass(slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, kw_only=True, gc=False):
     """One message as a transport received it. Nothing in it is trusted yet."""
 
     #: Name of the connection that it claims to be for.

@@ -1,10 +1,10 @@
 """The whole flow: verify, normalize, publish. Once the receipt says durable, acknowledge."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import structlog
+from msgspec import Struct
 
 from ingest.delivery import Delivery, Source, Verified
 from ingest.errors import DeliveryError, PublishError, UnreadableError, VerificationError
@@ -23,8 +23,7 @@ Outcome = Literal["stored", "repeat", "rejected"]
 authentic and unreadable, so a reject. Words, since members of an enum are slow to get at."""
 
 
-@dataclass(slots=True)
-class Accepted:
+class Accepted(Struct):
     """A delivery that was handed to the event log; to be acknowledged when the receipt allows."""
 
     outcome: Outcome

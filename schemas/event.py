@@ -6,11 +6,11 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 import hashlib
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 import orjson
+from msgspec import Struct
 from pydantic import Field, JsonValue
 
 from schemas.base import Id, Model, Time
@@ -61,8 +61,7 @@ class Envelope(Model):
     data: dict[str, JsonValue]
 
 
-@dataclass(slots=True, kw_only=True)
-class Event:
+class Event(Struct, kw_only=True, gc=False):
     """One fact in our schema, before it is written.
 
     A plain record: building and dumping the pydantic models of this package costs four times as

@@ -1,15 +1,15 @@
 """What an event log promises. The journal keeps it, and so does whatever stands in its place."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from ingest.errors import PublishError
 from schemas.event import CONTENT_TYPE, Event, encode
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct, gc=False):
     """What is appended to a topic. Positions and partitions are the log's business."""
 
     #: Without the prefix.
@@ -20,8 +20,7 @@ class Record:
     headers: tuple[tuple[str, bytes], ...]
 
 
-@dataclass(slots=True)
-class StoredRecord:
+class StoredRecord(Struct, gc=False):
     """A record as it stands on the log."""
 
     topic: str

@@ -29,6 +29,7 @@ from urllib.parse import unquote
 import httptools
 import orjson
 import structlog
+from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -182,42 +183,20 @@ class Hooks:
                 protocol.transport.close()
 
 
-class Exchange:
+class Exchange(Struct):
     """One delivery and its answer."""
 
-    __slots__ = (
-        "accepted",
-        "began",
-        "door",
-        "headers",
-        "hint",
-        "keep_alive",
-        "pieces",
-        "protocol",
-        "refused",
-        "size",
-    )
-
-    def __init__(
-        self,
-        protocol: "HookProtocol",
-        door: "Door",
-        hint: str | None,
-        headers: list[tuple[bytes, bytes]],
-        began: float,
-        keep_alive: bool,  # noqa: FBT001
-    ) -> None:
-        self.protocol = protocol
-        self.door = door
-        self.hint = hint
-        self.headers = headers
-        self.began = began
-        self.keep_alive = keep_alive
-        self.pieces: list[bytes] = []
-        self.size = 0
-        self.accepted: Accepted | None = None
-        #: Why its body was not read to the end, if so.
-        self.refused: str | None = None
+    protocol: "HookProtocol"
+    door: "Door"
+    hint: str | None
+    headers: list[tuple[bytes, bytes]]
+    began: float
+    keep_alive: bool
+    pieces: list[bytes] = []
+    size: int = 0
+    accepted: Accepted | None = None
+    #: Why its body was not read to the end, if so.
+    refused: str | None = None
 
     def delivery(self, received_ms: int) -> Delivery:
         pieces = self.pieces

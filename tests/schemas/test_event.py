@@ -1,12 +1,12 @@
 """The envelope as readers get it, and what ids are made of."""
 
 import json
-from dataclasses import replace
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from schemas.event import (
     CONTENT_TYPE,

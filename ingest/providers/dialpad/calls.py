@@ -31,6 +31,11 @@ Text = str | None
 Texts = list[str] | None
 
 
+_Scalar = str | int | float | bool | None
+Shallow = _Scalar | dict[str, _Scalar] | list[_Scalar | dict[str, _Scalar | list[_Scalar]]]
+"""Anything that is not nested deep, as nothing in a usual call is."""
+
+
 class Who(Struct, forbid_unknown_fields=True, gc=False):
     """A contact or target. Group legs have no e-mail; `office_id` stands on targets only."""
 
@@ -94,25 +99,25 @@ class CallPayload(Struct, forbid_unknown_fields=True):
     recap_purposes: Texts = None
     recap_action_items: Texts = None
     # What we know and leave in `raw`.
-    admin_call_recording_share_links: Any = None
-    call_recording_share_links: Any = None
-    callback_requested: Any = None
-    company_call_review_share_link: Any = None
-    csat_recording_urls: Any = None
-    csat_transcriptions: Any = None
-    date_queued: Any = None
-    duration: Any = None
-    entry_point_target: Any = None
-    integrations: Any = None
-    pcsat_score: Any = None
-    proxy_target: Any = None
-    public_call_review_share_link: Any = None
-    routing_breadcrumbs: Any = None
-    screen_recording_urls: Any = None
-    selected_caller_id: Any = None
-    target_availability_status: Any = None
-    transferred_from: Any = None
-    was_recorded: Any = None
+    admin_call_recording_share_links: Shallow = None
+    call_recording_share_links: Shallow = None
+    callback_requested: Shallow = None
+    company_call_review_share_link: Shallow = None
+    csat_recording_urls: Shallow = None
+    csat_transcriptions: Shallow = None
+    date_queued: Shallow = None
+    duration: Shallow = None
+    entry_point_target: Shallow = None
+    integrations: Shallow = None
+    pcsat_score: Shallow = None
+    proxy_target: Shallow = None
+    public_call_review_share_link: Shallow = None
+    routing_breadcrumbs: Shallow = None
+    screen_recording_urls: Shallow = None
+    selected_caller_id: Shallow = None
+    target_availability_status: Shallow = None
+    transferred_from: Shallow = None
+    was_recorded: Shallow = None
 
 
 CALL_FIELDS = frozenset(CallPayload.__struct_fields__) | CLAIMS

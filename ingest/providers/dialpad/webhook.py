@@ -52,12 +52,11 @@ class Webhook:
         return Verified(self._jws.verify(delivery.body))
 
     def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
-        may_be_deep = payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
-        event = None if may_be_deep else usual_call_event(payload, self._region, delivery)
+        event = usual_call_event(payload, self._region, delivery)
         if event is None:
             # A usual call has no claims: it has no fields but those that we know.
             check_claims(payload, delivery.received_ms, self._claims_leeway_s)
-            event = self._read(payload, delivery, may_be_deep=may_be_deep)
+            event = self._read(payload, delivery)
         raw: bytes = payload
         if _LF in raw or _CR in raw:
             # They stand between values only; inside strings JSON escapes them.
@@ -65,8 +64,9 @@ class Webhook:
         event.raw = raw
         return (event,)
 
-    def _read(self, payload: bytes, delivery: Delivery, *, may_be_deep: bool) -> Event:
+    def _read(self, payload: bytes, delivery: Delivery) -> Event:
         value = _parse(payload)
+        may_be_deep = payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
         if may_be_deep and _depth(value) > MAX_DEPTH:
             raise UnreadableError("not_json", f"nested more than {MAX_DEPTH} deep")
         if type(value) is not dict:

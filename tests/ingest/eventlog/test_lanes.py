@@ -257,10 +257,8 @@ async def test_one_who_is_told_and_fails_does_not_keep_it_from_the_others() -> N
     assert reported == [fault]
 
 
-class TrackedRecord(Record):
+class TrackedRecord(Record, weakref=True, gc=True):
     """One that tells when it is gone."""
-
-    __slots__ = ("__weakref__",)
 
 
 async def test_a_receipt_keeps_no_records_alive_whatever_became_of_them() -> None:
