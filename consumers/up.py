@@ -10,8 +10,9 @@ from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
 from ingest.logs import setup_logs
 from ingest.metrics import TALLIES
-from ingest.receiver import receive, url_of
+from ingest.receiver import ROLE, receive, reserve_port
 from ingest.runner import Stopping, run
+from ingest.service import open_service, url_of
 from ingest.settings import DEFAULT_CONNECTION, Settings
 
 
@@ -27,12 +28,16 @@ def run_everything(settings: Settings, *, demo: bool) -> int:
 
     async def main(stopping: Stopping) -> None:
         ready = asyncio.Event()
-        async with asyncio.TaskGroup() as tasks:
-            receiving = tasks.create_task(receive(settings, stopping, ready))
-            if demo:
-                playing = tasks.create_task(_play(settings, ready))
-                await asyncio.wait([receiving])
-                playing.cancel()
+        with reserve_port(settings) as public_socket:
+            async with (
+                open_service(settings, ROLE, stopping) as service,
+                asyncio.TaskGroup() as tasks,
+            ):
+                receiving = tasks.create_task(receive(service, public_socket, ready))
+                if demo:
+                    playing = tasks.create_task(_play(settings, ready))
+                    await asyncio.wait([receiving])
+                    playing.cancel()
 
     try:
         return run(main)

@@ -39,17 +39,15 @@ def add_commands(app: typer.Typer) -> None:
 
 def receive(config: ConfigOption = None) -> None:
     """Run the receiver: the public port, the admin port, nothing else."""
-    import asyncio
-
     from ingest.logs import setup_logs
-    from ingest.receiver import receive as receive_deliveries
+    from ingest.receiver import receive_alone
     from ingest.runner import run
     from ingest.settings import load_settings
 
     settings = load_settings(config)
     logs = setup_logs(settings.logging.format, settings.logging.level)
     try:
-        code = run(lambda stopping: receive_deliveries(settings, stopping, asyncio.Event()))
+        code = run(lambda stopping: receive_alone(settings, stopping))
     finally:
         logs.close()
     raise typer.Exit(code)

@@ -1,6 +1,7 @@
 """What a transport hands over, and what a provider makes of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NewType, Protocol
 
@@ -49,6 +50,36 @@ class Source(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """One connection's websocket at the provider. Its frames are read by the same `Source`."""
+
+    async def url(self) -> str:
+        """A fresh address to connect to, good for one connection. It is a secret.
+
+        Takes the websocket that is ours, and makes it if there is none. Raises ApiError.
+        """
+        ...
+
+
+class Records(Protocol):
+    """One connection's own lists at the provider, read back.
+
+    Everything comes as events, an item that cannot be read as a reject. Raises ApiError; what was
+    yielded before is good.
+    """
+
+    def calls(self, from_ms: int, to_ms: int, via: str) -> AsyncIterator[Sequence[Event]]:
+        """``call.recorded`` of the calls that began in [from, to), a page at a time.
+
+        ``via``: ``poll`` or ``backfill``.
+        """
+        ...
+
+    def also(self, what: str, call_ids: Sequence[str], via: str) -> AsyncIterator[Sequence[Event]]:
+        """What the setting `poll.also` names; transcripts and recaps of these calls."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """What a provider has; registered in `ingest.providers`."""
@@ -58,3 +89,6 @@ class Provider:
     webhook: "Callable[[Connection], Source]"
     #: Signs a payload as the provider would: (payload, secret) -> body.
     sign: Callable[[bytes, bytes], bytes]
+    #: Opens what it has of these for a connection by its name.
+    stream: "Callable[[str, Connection], AbstractAsyncContextManager[Stream]] | None" = None
+    records: "Callable[[str, Connection], AbstractAsyncContextManager[Records]] | None" = None

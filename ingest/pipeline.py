@@ -191,3 +191,14 @@ def reject(delivery: Delivery, source: Source, error: UnreadableError) -> Event:
             if name in source.signing_headers
         },
     )
+
+
+async def store(log: Publisher, events: Iterable[Event], deadline: float) -> None:
+    """Put events of our own making, or read from a provider, on the log; return once all are there.
+
+    In their order for each key. Raises PublishError if that has failed at ``deadline`` (the loop's
+    clock) or before; then some of them may be there.
+    """
+    receipts = [log.publish(records_of(event)) for event in events]
+    for receipt in receipts:
+        await receipt.wait(deadline)

@@ -164,16 +164,106 @@ class Logging(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class Stream(Section):
+    """The provider's websocket."""
+
+    enabled: bool = False
+    #: A new URL and a new socket after so long; Dialpad cuts a connection after 3600 s.
+    refresh_s: Annotated[float, Field(gt=0, lt=3600)] = 3000.0
+
+
+class Poll(Section):
+    """Reading the provider's own records."""
+
+    #: None: where there is an API key.
+    enabled: bool | None = None
+    #: The near pass, over `overlap_s`.
+    every_s: Seconds = 300.0
+    overlap_s: Seconds = 7200.0
+    #: The deep sweep, over `sweep_overlap_s`, for late changes.
+    sweep_every_s: Seconds = 21_600.0
+    sweep_overlap_s: Seconds = 111_600.0
+    #: Records younger than this may not be listed yet.
+    lag_s: Annotated[float, Field(ge=0)] = 300.0
+    requests_per_s: Annotated[float, Field(gt=0, le=20)] = 5.0
+    also: tuple[
+        Literal["transcripts", "recaps", "contacts", "consents", "directory", "duty_status"], ...
+    ] = ()
+    #: How far back the very first pass reads.
+    first_read_s: Seconds = 86_400.0
+
+
+class Subscriptions(Section):
+    """What the provider shall send, and how."""
+
+    transport: Literal["webhook", "websocket"] = "webhook"
+    kinds: tuple[Literal["call", "sms", "contact", "agent_status", "changelog"], ...] = (
+        "call",
+        "sms",
+        "contact",
+        "agent_status",
+        "changelog",
+    )
+    #: Empty: all.
+    call_states: tuple[str, ...] = ()
+    sms_direction: Literal["all", "inbound", "outbound"] = "all"
+    contact_types: tuple[Literal["shared", "local"], ...] = ("shared", "local")
+    #: Empty: the whole company.
+    target_type: str = ""
+    target_id: str = ""
+
+
 class Connection(Section):
     """One account at a provider."""
 
     provider: str
     secrets: tuple[SecretStr, ...] = ()
     secret_files: tuple[Path, ...] = ()
+    #: For reading back, subscriptions, and the websocket's address.
+    api_key: SecretStr | None = None
+    api_key_file: Path | None = None
+    #: Scheme and host of the API; None: the provider's own.
+    base_url: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] | None = None
+    #: Scheme and host, and a path if there is one, where the provider reaches us.
+    public_url: Annotated[str, Field(pattern=r"^https?://[^/?#@]+(/[^?#]*[^/?#])?$")] | None = None
+    stream: Stream = Stream()
+    poll: Poll = Poll()
+    subscriptions: Subscriptions = Subscriptions()
     #: For numbers without a country; without it they stay as they are.
     region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
     #: ``exp`` and ``nbf`` are checked if present: a retry of an SMS may be 4 h old.
     claims_leeway_s: Annotated[float, Field(ge=0)] = 18_000.0
+
+    @property
+    def has_secrets(self) -> bool:
+        return bool(self.secrets or self.secret_files)
+
+    @property
+    def has_key(self) -> bool:
+        return self.api_key is not None or self.api_key_file is not None
+
+    @property
+    def polled(self) -> bool:
+        return self.has_key if self.poll.enabled is None else self.poll.enabled
+
+    def key(self) -> str:
+        """The API key; its file is read anew. Raises ConfigError."""
+        if self.api_key is not None:
+            found = self.api_key.get_secret_value()
+        elif self.api_key_file is None:
+            raise ConfigError("api_key: there is none: set it, or api_key_file")
+        else:
+            try:
+                found = read_secret(self.api_key_file).decode("ascii")
+            except OSError as error:
+                raise ConfigError(
+                    f"api_key_file: {self.api_key_file} cannot be read ({error.strerror})"
+                ) from None
+            except UnicodeDecodeError:
+                raise ConfigError(f"api_key_file: {self.api_key_file} holds no key") from None
+        if not found.isascii() or not found.isprintable() or not found.strip():
+            raise ConfigError("api_key: that is no key: it is empty, or has more than one line")
+        return found
 
     def signing_secrets(self) -> tuple[bytes, ...]:
         """All current secrets; files are read anew. Raises ConfigError, one fault a secret."""
@@ -190,7 +280,7 @@ class Connection(Section):
                 continue
             if not found[-1].strip(b"\0"):
                 faults.append(f"secret_files: {path} holds an empty secret: put the secret into it")
-        if not self.secrets and not self.secret_files:
+        if not self.has_secrets:
             faults.append(
                 "there is no secret: set `secrets` or `secret_files` to what the provider signs "
                 "with (one, or two while you rotate)"
@@ -390,8 +480,14 @@ def _faults_of_connections(values: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(connection.provider, PROVIDERS, 1, 0.5)
             mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PROVIDERS)}"
             faults.append(f"{at}.provider: {connection.provider!r} is not known; {mend}")
-        try:
-            connection.signing_secrets()
-        except ConfigError as error:
-            faults += [f"{at}.{fault}" for fault in error.faults]
+        checks: list[Callable[[], object]] = []
+        if connection.has_secrets or connection.stream.enabled or not connection.has_key:
+            checks.append(connection.signing_secrets)
+        if connection.has_key or connection.stream.enabled or connection.polled:
+            checks.append(connection.key)
+        for check in checks:
+            try:
+                check()
+            except ConfigError as error:
+                faults += [f"{at}.{fault}" for fault in error.faults]
     return faults

@@ -34,7 +34,7 @@ from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.segments import Segment, segment_paths
 from ingest.eventlog.spool import SPOOLS, look_into
 from ingest.eventlog.topic import KEEP_FREE
-from ingest.receiver import listening
+from ingest.service import listening
 from ingest.settings import Admin, Kafka, Receiver, Settings, load_settings
 from schemas.topics import TOPICS
 

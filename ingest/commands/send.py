@@ -8,7 +8,7 @@ import httpx
 
 from ingest.errors import ConfigError
 from ingest.providers import PROVIDERS
-from ingest.receiver import url_of
+from ingest.service import url_of
 from ingest.settings import Settings
 
 #: Dialpad's.
