@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kafka.cluster import PASSWORDS, WRITER, Cluster
+from tests.kafka.cluster import Cluster
 from tests.kafka.proxy import Proxy
 from tests.kit import Product
 
@@ -123,17 +123,8 @@ async def until(true: Callable[[], object], what: str, timeout_s: float = 30) ->
 def settings_for(kafka: Cluster, prefix: str, **eventlog: Any) -> dict[str, Any]:
     """Settings of a receiver on this cluster."""
     count = max(1, len(kafka.brokers))
-    values: dict[str, Any] = {
-        "bootstrap_servers": kafka.bootstrap,
-        "topic_prefix": prefix,
+    values = kafka.settings(prefix) | {
         "replication_factor": min(3, count),
         "min_insync_replicas": min(2, count),
     }
-    if kafka.certificates is not None:
-        values |= {
-            "security_protocol": "SASL_SSL",
-            "ssl_cafile": str(kafka.certificates.authority),
-            "sasl_username": WRITER,
-            "sasl_password": PASSWORDS[WRITER],
-        }
     return {"eventlog": {"kind": "kafka", **eventlog}, "kafka": values}

@@ -393,6 +393,21 @@ class Cluster:
             "sasl.password": PASSWORDS[user] if password is None else password,
         }
 
+    def settings(self, prefix: str) -> dict[str, Any]:
+        """What a ``[kafka]`` section needs to reach it as the user that may write."""
+        values: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap,
+            "topic_prefix": prefix,
+        }
+        if self.certificates is not None:
+            values |= {
+                "security_protocol": "SASL_SSL",
+                "ssl_cafile": str(self.certificates.authority),
+                "sasl_username": WRITER,
+                "sasl_password": PASSWORDS[WRITER],
+            }
+        return values
+
     def revoke_write(self, topic: str, user: str = WRITER) -> None:
         """Deny this user to write to this topic, from now on."""
         self._add_rights([_right(user, topic, AclOperation.WRITE, denied=True)])

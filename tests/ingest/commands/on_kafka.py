@@ -16,7 +16,7 @@ from ingest.commands.topics import wanted_configs
 from ingest.eventlog.cluster import FoundTopic, Operation, Partition
 from ingest.settings import Kafka
 from schemas.topics import TOPICS
-from tests.kafka.cluster import PASSWORDS, WRITER, Cluster
+from tests.kafka.cluster import Cluster
 from tests.kit import Product, Ran, clean_environment
 
 SETTINGS = Kafka(sasl_password=SecretStr("invented-and-secret"), sasl_username="us")
@@ -40,20 +40,11 @@ def found(topic: str = "calls", count: int = 12, replicas: int = 3, **configs: s
 
 def settings_for(kafka: Cluster, prefix: str, **more: Any) -> dict[str, Any]:
     """Settings for one broker, and whatever it asks of us."""
-    usual: dict[str, Any] = {
-        "bootstrap_servers": kafka.bootstrap,
-        "topic_prefix": prefix,
+    usual = kafka.settings(prefix) | {
         "partitions": 2,
         "replication_factor": 1,
         "min_insync_replicas": 1,
     }
-    if kafka.certificates is not None:
-        usual |= {
-            "security_protocol": "SASL_SSL",
-            "ssl_cafile": str(kafka.certificates.authority),
-            "sasl_username": WRITER,
-            "sasl_password": PASSWORDS[WRITER],
-        }
     return {"eventlog": {"kind": "kafka"}, "kafka": usual | more}
 
 
