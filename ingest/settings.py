@@ -408,13 +408,12 @@ def _fault(error: Any, variables: Mapping[tuple[str, ...], str], where: str) -> 
 def _known_keys(path: tuple[str, ...]) -> list[str]:
     """The keys that may stand below ``path``."""
     model: type[BaseModel] = Settings
+    if path[:1] == ("connections",):
+        model, path = Connection, path[2:]
     for part in path:
-        if part == "connections":
-            model = Connection
-        elif part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
     return sorted(model.model_fields)
 
 

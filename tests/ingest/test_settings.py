@@ -12,9 +12,10 @@ import pytest
 import tomli_w
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from ingest.errors import ConfigError
-from ingest.settings import Settings, load_settings, read_secret
+from ingest.settings import Connection, Settings, load_settings, read_secret
 from tests.conftest import MakeProduct
 from tests.kafka.certificates import make_certificates
 from tests.kit import (
@@ -215,6 +216,65 @@ def test_values_of_wrong_shapes_are_faults_and_no_crash(values: dict[str, Any]) 
     assert faults(values)
     assert faults(values, RECEIVER__PORT="x")
     assert faults(values, CONNECTIONS__ACME__REGION="x")
+
+
+# What a connection is asked for, and what asks the provider
+
+
+def test_a_connection_that_is_only_polled_needs_no_secret() -> None:
+    found = load({"connections": {"acme": {"provider": "dialpad", "api_key": "key"}}})
+    assert not found.connections["acme"].has_secrets
+    assert found.connections["acme"].polled
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"stream": {"enabled": True}}, "api_key: there is none"),
+        ({"poll": {"enabled": True}}, "api_key: there is none"),
+        ({"api_key": ""}, "api_key: that is no key"),
+        ({"api_key": "two\nlines"}, "api_key: that is no key"),
+        ({"api_key": "nö"}, "api_key: that is no key"),
+        ({"api_key_file": "nowhere"}, "api_key_file: nowhere cannot be read"),
+        ({"base_url": "dialpad.com"}, "base_url"),
+        ({"base_url": "https://dialpad.com/"}, "base_url"),
+        ({"base_url": "https://user:word@dialpad.com"}, "base_url"),
+        ({"public_url": "https://hooks.example.com/"}, "public_url"),
+        ({"public_url": "https://hooks.example.com/?a=b"}, "public_url"),
+        ({"stream": {"refresh_s": 3600}}, "stream.refresh_s"),
+        ({"poll": {"requests_per_s": 21}}, "poll.requests_per_s"),
+        ({"poll": {"also": ["everything"]}}, "poll.also"),
+        ({"poll": {"evry_s": 1}}, "did you mean `every_s`?"),
+        ({"stream": {"enable": True}}, "did you mean `enabled`?"),
+        ({"subscriptions": {"kinds": ["calls"]}}, "subscriptions.kinds"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_reading_back_is_told(more: dict[str, Any], told: str) -> None:
+    (found,) = faults({"connections": {"stream": {**ACME, **more}}})
+    assert told in found
+
+
+def test_a_connection_pushed_by_websocket_alone_needs_its_secret() -> None:
+    table = {"provider": "dialpad", "api_key": "key", "stream": {"enabled": True}}
+    (found,) = faults({"connections": {"acme": table}})
+    assert "there is no secret" in found
+
+
+def test_without_the_setting_a_connection_is_polled_where_there_is_a_key() -> None:
+    assert not load({"connections": {"acme": ACME}}).connections["acme"].polled
+    with_key = {**ACME, "api_key": "key"}
+    assert load({"connections": {"acme": with_key}}).connections["acme"].polled
+    off = {**with_key, "poll": {"enabled": False}}
+    assert not load({"connections": {"acme": off}}).connections["acme"].polled
+
+
+def test_the_key_is_read_anew_each_time() -> None:
+    Path("key").write_text("old\n")
+    acme = load({"connections": {"acme": {**ACME, "api_key_file": "key"}}}).connections["acme"]
+    assert acme.key() == "old"
+    Path("key").write_text("new")
+    assert acme.key() == "new"
 
 
 # The environment
@@ -534,7 +594,7 @@ def test_there_are_examples() -> None:
 def test_each_example_can_be_loaded(path: Path) -> None:
     values = tomllib.loads(path.read_text())
     for table in values.get("connections", {}).values():
-        for name in table.get("secret_files", []):
+        for name in (*table.get("secret_files", []), *filter(None, [table.get("api_key_file")])):
             if not Path(name).is_absolute():
                 Path(name).parent.mkdir(parents=True, exist_ok=True)
                 Path(name).write_text(SECRET)
@@ -544,15 +604,15 @@ def test_each_example_can_be_loaded(path: Path) -> None:
 def test_one_example_has_every_setting_that_there_is() -> None:
     """Commented or not: whoever looks for a setting finds it there."""
     text = "\n".join(path.read_text() for path in EXAMPLES)
-    for section, field in Settings.model_fields.items():
-        if section == "connections":
-            continue
-        model = field.annotation
-        assert model is not None
-        for key in model.model_fields:
-            assert any(line.lstrip("# ").startswith(f"{key} =") for line in text.splitlines()), (
-                f"{section}.{key}"
-            )
+    lines = [line.lstrip("# ") for line in text.splitlines()]
+    models: list[type[BaseModel]] = [Settings, Connection]
+    for model in models:
+        for key, field in model.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                models.append(kind)
+            elif key != "connections":
+                assert any(line.startswith(f"{key} =") for line in lines), key
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
