@@ -1,8 +1,10 @@
 """Reading Dialpad's objects: every key optional, every type doubtful, nothing refused for it."""
 
+import json
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -14,11 +16,39 @@ from schemas.times import LAST_MS, rfc3339
 #: Longer texts are no ids: they would end up in keys and headers.
 MAX_ID = 256
 
+#: Readers must be able to read the event around it: pydantic's parser goes 200 levels deep, and
+#: orjson writes 254.
+MAX_DEPTH = 190
+
+#: `raw` is one line: breaks stand between values only, as inside strings JSON escapes them.
+BREAKS_TO_SPACES = bytes.maketrans(b"\r\n", b"  ")
+
+_DIGITS_OF_64_BITS = 18
+
+T = TypeVar("T")
+
 _ABSENT: tuple[object, ...] = (None, "", 0, {}, [])
 
 
 class InexactIdError(Exception):
     """An id came as a float: an integer beyond 64 bits that the quick parser has rounded."""
+
+
+def read_object(payload: bytes, region: str | None, read: "Callable[[Fields], T]") -> T:
+    """What ``read`` makes of the JSON object in ``payload``.
+
+    Raises UnreadableError if it is none, or nested too deep, and what ``read`` raises.
+    """
+    value = _parse(payload)
+    may_be_deep = payload.count(b"[") + payload.count(b"{") > MAX_DEPTH
+    if may_be_deep and _depth(value) > MAX_DEPTH:
+        raise UnreadableError("not_json", f"nested more than {MAX_DEPTH} deep")
+    if type(value) is not dict:
+        raise UnreadableError("unexpected_shape", "the payload is no JSON object")
+    try:
+        return read(Fields(value, region))
+    except InexactIdError:
+        return read(Fields(_parse_exactly(payload), region, exact=True))
 
 
 class Fields:
@@ -237,3 +267,35 @@ def _number(value: object) -> float | None:
 
 def _as_text(item: object) -> str:
     return item if type(item) is str else orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _parse(payload: bytes) -> Any:
+    """The JSON value. Refuses NaN, infinities, invalid UTF-8, half surrogates."""
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise UnreadableError("not_json", f"at character {error.pos}") from None
+
+
+def _parse_exactly(payload: bytes) -> Any:
+    """The same with long integers as texts: the quick parser makes floats of them."""
+
+    def integer(digits: str) -> int | str:
+        return int(digits) if len(digits) <= _DIGITS_OF_64_BITS else digits
+
+    return json.loads(payload, parse_int=integer)
+
+
+def _depth(value: Any) -> int:
+    """How deep it is nested, in rounds over all that is nested."""
+    depth = 0
+    level = [value] if type(value) in (dict, list) else []
+    while level:
+        depth += 1
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in (dict, list)
+        ]
+    return depth
