@@ -1,0 +1,1 @@
+"""Reading back what providers keep of their own: calls, and what the setting ``also`` names."""

@@ -1,0 +1,214 @@
+"""Which window of time a connection's records are read from next. No I/O, and no clock.
+
+A provider filters its list by a call's start and lists the call once it has ended, late changes
+later still. So a moment is not read once but again and again:
+
+    gap          first: from ``overlap_s`` before a channel went deaf until it heard again
+    near pass    every ``every_s``: from ``overlap_s`` before the watermark to ``lag_s`` ago
+    deep sweep   every ``sweep_every_s``: over ``sweep_overlap_s``, for long calls and late changes
+
+The watermark is the end of the last near window that was stored as a whole; after a downtime the
+near pass begins there, and the sweep where the last one left off. What is long is read in slices
+of `SLICE_MS`, oldest first, so that a failure costs one slice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ingest.settings import Poll
+
+#: Dialpad refuses windows of 30 days and more; and a slice that fails is read again as a whole.
+SLICE_MS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A stretch of time in which a channel was deaf; milliseconds since 1970."""
+
+    channel: str
+    from_ms: int
+    #: None while it lasts.
+    to_ms: int | None
+    reason: str = ""
+
+    @property
+    def end_ms(self) -> int:
+        """Of one that is over. A clock that went back in it must not turn it round."""
+        return self.from_ms if self.to_ms is None else max(self.from_ms, self.to_ms)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What is read next: calls that began in [from, to), milliseconds since 1970."""
+
+    kind: Literal["gap", "near", "sweep"]
+    from_ms: int
+    to_ms: int
+    #: Where the pass ends of which this is a slice.
+    goal_ms: int
+    #: The steady clock when the pass was begun.
+    begun_s: float
+    #: Those that are read when the pass is done.
+    gaps: tuple[Gap, ...] = ()
+
+    @property
+    def last(self) -> bool:
+        """Whether the pass is done with it."""
+        return self.to_ms >= self.goal_ms
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """A pass that has been read in part."""
+
+    at_ms: int
+    goal_ms: int
+    begun_s: float
+    gaps: tuple[Gap, ...] = ()
+
+
+class Plan:
+    """One connection's windows. Ask `next`, read what it says, then tell `done`; or ask again.
+
+    Times on the wall are milliseconds since 1970 and may jump either way. What is due is told by
+    the steady clock, in seconds, so that a jump makes no pass more often than the settings say.
+    """
+
+    def __init__(
+        self, settings: Poll, watermark_ms: int | None = None, swept_ms: int | None = None
+    ) -> None:
+        self._every_s = settings.every_s
+        self._sweep_every_s = settings.sweep_every_s
+        self._overlap_ms = _ms(settings.overlap_s)
+        self._sweep_overlap_ms = _ms(settings.sweep_overlap_s)
+        self._lag_ms = _ms(settings.lag_s)
+        self._first_read_ms = _ms(settings.first_read_s)
+        #: How far behind its own end a sweep leaves nothing to later ones.
+        self._depth_ms = max(0, self._sweep_overlap_ms - _ms(self._sweep_every_s))
+        #: All calls that began before it, and that were listed, are on the log.
+        self.watermark_ms = watermark_ms
+        #: The end of the last sweep.
+        self.swept_ms = swept_ms
+        self._near_s: float | None = None
+        self._sweep_s: float | None = None
+        self._gap_s: float | None = None
+        self._sweep: _Walk | None = None
+        self._gap: _Walk | None = None
+        self._after_gap = False
+
+    def next(self, now_ms: int, steady_s: float, gaps: Sequence[Gap]) -> Window | float:
+        """The window to read now, or for how many seconds there is none.
+
+        ``gaps``: all that are open, in any order. One is read once it is over and ``lag_s`` have
+        passed.
+        """
+        goal_ms = now_ms - self._lag_ms
+        near_due_s = self._due_s(self._near_s, self._every_s, steady_s)
+        ready = [gap for gap in gaps if gap.to_ms is not None and gap.end_ms <= goal_ms]
+        gap_due_s = self._due_s(self._gap_s, self._every_s, steady_s)
+        # Many gaps, or a long one, do not keep the near pass from its turn.
+        gap_turn = not (self._after_gap and near_due_s <= 0)
+        if gap_turn and (self._gap is not None or (ready and gap_due_s <= 0)):
+            return self._gap_window(ready, steady_s)
+        if near_due_s <= 0:
+            return self._near_window(goal_ms, steady_s)
+        sweep_due_s = self._sweep_due_s(goal_ms, steady_s)
+        if self._sweep is not None or sweep_due_s <= 0:
+            return self._sweep_window(goal_ms, steady_s)
+        waits = [near_due_s, sweep_due_s]
+        if ready:
+            waits.append(gap_due_s)
+        return min(waits)
+
+    def done(self, window: Window, ended_s: float) -> None:
+        """All of ``window`` is durable on the event log; ``ended_s``: the steady clock now."""
+        self._after_gap = window.kind == "gap"
+        left = None
+        if not window.last:
+            left = _Walk(window.to_ms, window.goal_ms, window.begun_s, window.gaps)
+        if window.kind == "gap":
+            self._gap = left
+            if left is None:
+                self._gap_s = ended_s
+        elif window.kind == "sweep":
+            self._sweep = left
+            if left is None:
+                self.swept_ms, self._sweep_s = window.goal_ms, window.begun_s
+        else:
+            self.watermark_ms = window.to_ms
+            if left is None:
+                # A pass that takes longer than `every_s` leaves time for the sweep all the same.
+                pause_s = min(1.0, self._every_s)
+                self._near_s = max(window.begun_s, ended_s - self._every_s + pause_s)
+                if self.swept_ms is None:  # the first pass of all has read deep enough
+                    self.swept_ms, self._sweep_s = window.goal_ms, window.begun_s
+
+    def _near_window(self, goal_ms: int, steady_s: float) -> Window:
+        if self.watermark_ms is None:
+            from_ms = base_ms = goal_ms - self._first_read_ms
+        elif self.watermark_ms > goal_ms:
+            # Our clock was ahead then, or is behind now: that mark means nothing.
+            deep_ms = max(self._overlap_ms, self._sweep_overlap_ms, self._first_read_ms)
+            from_ms = base_ms = goal_ms - deep_ms
+        else:
+            base_ms = self.watermark_ms
+            from_ms = base_ms - self._overlap_ms
+        return Window(
+            kind="near",
+            from_ms=from_ms,
+            to_ms=min(goal_ms, base_ms + SLICE_MS),
+            goal_ms=goal_ms,
+            begun_s=steady_s,
+        )
+
+    def _sweep_window(self, goal_ms: int, steady_s: float) -> Window:
+        walk = self._sweep
+        if walk is None:
+            from_ms = goal_ms - self._sweep_overlap_ms
+            if self.swept_ms is not None:
+                from_ms = min(from_ms, self.swept_ms - self._depth_ms)
+            walk = _Walk(from_ms, goal_ms, steady_s)
+        return _slice("sweep", walk)
+
+    def _gap_window(self, ready: Sequence[Gap], steady_s: float) -> Window:
+        walk = self._gap
+        if walk is None:
+            # Those that lie so close that they would be read twice are read as one.
+            first, *others = sorted(ready, key=lambda gap: gap.from_ms)
+            together, to_ms = [first], first.end_ms
+            for gap in others:
+                if gap.from_ms - self._overlap_ms > to_ms:
+                    break
+                together.append(gap)
+                to_ms = max(to_ms, gap.end_ms)
+            from_ms = first.from_ms - self._overlap_ms
+            walk = _Walk(from_ms, to_ms + 1, steady_s, tuple(together))
+        return _slice("gap", walk)
+
+    def _sweep_due_s(self, goal_ms: int, steady_s: float) -> float:
+        if self._sweep_s is not None:
+            return self._due_s(self._sweep_s, self._sweep_every_s, steady_s)
+        if self.swept_ms is None or self.swept_ms > goal_ms:
+            return 0.0
+        return self._sweep_every_s - (goal_ms - self.swept_ms) / 1000
+
+    @staticmethod
+    def _due_s(last_s: float | None, every_s: float, steady_s: float) -> float:
+        return 0.0 if last_s is None else last_s + every_s - steady_s
+
+
+def _slice(kind: Literal["gap", "sweep"], walk: _Walk) -> Window:
+    return Window(
+        kind=kind,
+        from_ms=walk.at_ms,
+        to_ms=min(walk.goal_ms, walk.at_ms + SLICE_MS),
+        goal_ms=walk.goal_ms,
+        begun_s=walk.begun_s,
+        gaps=walk.gaps,
+    )
+
+
+def _ms(seconds: float) -> int:
+    """At least one, so that no window is empty."""
+    return max(1, round(seconds * 1000))
