@@ -105,7 +105,21 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "What was still the last of its key was copied forward.",
         "topic file kept",
     ),
-    "unexpected_error": ("A fault of ours.", "error where logger"),
+    "api_trouble": (
+        "A provider's API did not do as asked (404, 409 are answers); one line in 10 s of a kind.",
+        "connection call reason status suppressed",
+    ),
+    "standing_by": ("Another process does this work; should it end, we take over.", "role"),
+    "connection_taken": (
+        "This process works on the connection from now on.",
+        "role connection generation",
+    ),
+    "connection_left": (
+        "It does so no longer; not ended: its work went on in spite of being cancelled.",
+        "role connection ended",
+    ),
+    "checkpoint_unreadable": ("A record among the checkpoints is none of ours.", "position"),
+    "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",
         "logger message error where suppressed",

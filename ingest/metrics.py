@@ -172,6 +172,12 @@ COMMIT_SECONDS = Histogram(
 QUEUE_BYTES = Gauge(
     "dialstream_queue_bytes", "Records that wait to be committed, in bytes.", registry=REGISTRY
 )
+OWNED = Gauge(
+    "dialstream_owned",
+    "Whether this process works on a connection, by role; elsewhere it stands by.",
+    ["role", "connection"],
+    registry=REGISTRY,
+)
 IN_FLIGHT = Gauge("dialstream_in_flight", "Deliveries that are being answered.", registry=REGISTRY)
 HTTP_CONNECTIONS = Gauge(
     "dialstream_http_connections", "Open connections to the public port.", registry=REGISTRY
@@ -207,6 +213,26 @@ KAFKA_REBUILDS = Counter(
 )
 KAFKA_CONNECTED = Gauge(
     "dialstream_kafka_connected", "Whether there is a producer that works.", registry=REGISTRY
+)
+
+API_REQUESTS = Counter(
+    "dialstream_api_requests",
+    "Requests to providers' APIs, each try counted: ok, or what went wrong.",
+    ["connection", "outcome"],
+    registry=REGISTRY,
+)
+API_SECONDS = Histogram(
+    "dialstream_api_request_seconds",
+    "From a request to a provider's API to the last byte of its answer.",
+    ["connection"],
+    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60),
+    registry=REGISTRY,
+)
+API_WAITED_SECONDS = Counter(
+    "dialstream_api_waited_seconds",
+    "How long requests to providers' APIs have waited for their turn within the rate.",
+    ["connection"],
+    registry=REGISTRY,
 )
 
 

@@ -1,0 +1,553 @@
+"""Asking a provider's API: with deadlines, within its rate, again where that does no harm.
+
+What a provider's module adds are facts: where its API is, which calls have narrower limits, what
+each call needs. Neither errors nor log lines hold a key, an address with a token, an id, or
+anything of an answer's body; nor do exceptions hang on others that do.
+
+Proxies and authorities are those of the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE), as
+operators expect; only addresses of this machine are always asked directly.
+"""
+
+import asyncio
+import logging
+import random
+import re
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Any, Literal, TypeVar
+
+import httpx
+import msgspec
+import stamina
+import structlog
+from stamina.instrumentation import set_on_retry_hooks
+
+from ingest.errors import ConfigError
+from ingest.logs import Sample
+from ingest.metrics import API_REQUESTS, API_SECONDS, API_WAITED_SECONDS
+from ingest.settings import Connection
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+# It logs the address of every request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+logging.getLogger("httpcore").setLevel(logging.WARNING)
+# Its own would log what an error says, and count in a registry that nobody reads.
+set_on_retry_hooks(())
+
+Reason = Literal[
+    "unauthorized",
+    "forbidden",
+    "not_found",
+    "conflict",
+    "refused",
+    "rate_limited",
+    "unavailable",
+    "unexpected",
+    "cursor_loop",
+]
+
+#: Calls with limits of their own (``GET /api/call/{id}``) → so many requests, in so many seconds.
+Limits = Mapping[str, tuple[int, float]]
+
+#: Larger answers are not read to their end.
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+
+#: What is read of an answer that only its status matters of, so that the connection can be kept.
+_MAX_REFUSAL_BYTES = 64 * 1024
+
+#: A provider that wants to be left alone for longer is asked again after that.
+MAX_RETRY_AFTER_S = 60.0
+
+ATTEMPTS = 6
+_FIRST_WAIT_S = 0.5
+_MAX_WAIT_S = 15.0
+_JITTER_S = 1.0
+
+#: So many pages in a row without an item are no list any more.
+MAX_EMPTY_PAGES = 100
+
+_MAX_CONNECTIONS = 20
+
+_REASONS: Mapping[int, Reason] = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    408: "unavailable",
+    409: "conflict",
+    429: "rate_limited",
+}
+
+
+class ApiError(Exception):
+    """The provider's API did not do what it was asked for. ``str()`` is one line for people."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        what: str = "",
+        *,
+        status: int | None = None,
+        mend: str = "",
+        reached: bool = True,
+        retry_after_s: float | None = None,
+    ) -> None:
+        """``what``: what has happened, ``mend``: what to do about it, in words of ours."""
+        super().__init__(": ".join(filter(None, (what or reason, mend))))
+        self.reason: Reason = reason
+        self.status = status
+        self.mend = mend
+        #: Whether the request may have had its effect all the same.
+        self.reached = reached
+        #: How long the provider wants to be left alone, if it said so; MAX_RETRY_AFTER_S at most.
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """In seconds; each try has them anew, and waiting for its turn does not count."""
+
+    connect_s: float = 5.0
+    #: Between two pieces of an answer.
+    read_s: float = 20.0
+    #: From the request to the last byte of the answer.
+    call_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What there is to know of a provider's API."""
+
+    #: Scheme and host, where the settings name no other.
+    base_url: str
+    limits: Limits
+    #: What a call that was refused for this reason needs; "" if there is nothing special.
+    needs: Callable[[Reason, str], str]
+
+
+# Rates
+
+
+class Budget:
+    """At most ``allowed`` requests in any ``period_s``; those who wait are served in turn.
+
+    Whoever gives up waiting has used nothing.
+    """
+
+    def __init__(
+        self,
+        allowed: int,
+        period_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.period_s = period_s
+        self._clock = clock
+        self._sleep = sleep
+        self._begun: deque[float] = deque(maxlen=allowed)
+        self._closed_until = -float("inf")
+        self._turn = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def rest(self, seconds: float) -> None:
+        """Let nobody through for so long."""
+        self._closed_until = max(self._closed_until, self._clock() + seconds)
+
+    def _wait_s(self) -> float:
+        free_at = self._closed_until
+        if len(self._begun) == self._begun.maxlen:
+            free_at = max(free_at, self._begun[0] + self.period_s)
+        return free_at - self._clock()
+
+    async def _queue(self, stack: AsyncExitStack) -> None:
+        """Be the one whose turn it is until ``stack`` ends, and wait until a request is free."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # commands and tests run several, one after the other
+            self._loop, self._turn = loop, asyncio.Lock()
+        await stack.enter_async_context(self._turn)
+        while (wait_s := self._wait_s()) > 0:
+            await self._sleep(wait_s)
+
+    def _spend(self) -> None:
+        self._begun.append(self._clock())
+
+
+async def take_turn(*budgets: Budget) -> None:
+    """Return once all of them have a request free, which is then used.
+
+    The narrowest first: its queue must not hold up those who only need the others.
+    """
+    async with AsyncExitStack() as stack:
+        for budget in budgets:
+            await budget._queue(stack)  # noqa: SLF001
+        for budget in budgets:
+            budget._spend()  # noqa: SLF001
+
+
+class Budgets:
+    """What one connection may ask for: altogether, and by the calls with limits of their own."""
+
+    def __init__(self, requests_per_s: float, limits: Limits) -> None:
+        self.whole = Budget(1, 1 / requests_per_s)
+        self._narrow = {call: Budget(*limit) for call, limit in limits.items()}
+
+    def of(self, call: str) -> tuple[Budget, ...]:
+        """Narrowest first."""
+        narrow = self._narrow.get(call)
+        return (self.whole,) if narrow is None else (narrow, self.whole)
+
+
+_BUDGETS: dict[str, Budgets] = {}
+
+
+def budgets_of(
+    name: str, requests_per_s: float, limits: Mapping[str, tuple[int, float]]
+) -> Budgets:
+    """The one set of budgets that a connection has in this process, at the rate last set."""
+    budgets = _BUDGETS.setdefault(name, Budgets(requests_per_s, limits))
+    budgets.whole.period_s = 1 / requests_per_s
+    return budgets
+
+
+# Calls
+
+
+class Api:
+    """One connection's API. Use `open_api`."""
+
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        facts: Facts,
+        http: httpx.AsyncClient,
+        budgets: Budgets,
+        deadlines: Deadlines,
+    ) -> None:
+        self.name = name
+        self._connection = connection
+        self._facts = facts
+        self._http = http
+        self._budgets = budgets
+        self._deadlines = deadlines
+        self._bearer = _Bearer(connection.key())
+        self._samples: dict[tuple[str, str], Sample] = {}
+
+    def __repr__(self) -> str:
+        return f"<Api {self.name}>"
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        body: object = None,
+    ) -> bytes:
+        """Return the body of a good answer, within MAX_ANSWER_BYTES. Raises ApiError.
+
+        ``path`` begins with a slash; ids in it are percent-encoded. Parameters that are None are
+        left out; ``body`` becomes JSON. What failed is tried again up to ATTEMPTS times where
+        that cannot do it twice: a POST only if it surely has not reached them.
+        """
+        call = f"{method} {shape(path)}"
+        request = {
+            "url": path,
+            "params": {key: value for key, value in (params or {}).items() if value is not None},
+            "content": None if body is None else msgspec.json.encode(body),
+        }
+        async for attempt in stamina.retry_context(
+            on=lambda error: _wait_s(method, error),
+            attempts=ATTEMPTS,
+            timeout=None,
+            wait_initial=_FIRST_WAIT_S,
+            wait_max=_MAX_WAIT_S,
+            wait_jitter=_JITTER_S,
+        ):
+            with attempt:
+                return await self._try(method, call, request)
+        raise AssertionError
+
+    async def _try(self, method: str, call: str, request: Mapping[str, Any]) -> bytes:
+        bearer = self._bearer
+        answer = await self._exchange(method, call, request)
+        if isinstance(answer, ApiError) and answer.reason == "unauthorized" and self._renew(bearer):
+            answer = await self._exchange(method, call, request)
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    def _renew(self, used: "_Bearer") -> bool:
+        """Whether there is another key than the one that was refused."""
+        if self._bearer is used:
+            try:
+                key = self._connection.key()
+            except ConfigError:
+                return False
+            if key != used.key:
+                self._bearer = _Bearer(key)
+        return self._bearer is not used
+
+    async def _exchange(
+        self, method: str, call: str, request: Mapping[str, Any]
+    ) -> "bytes | ApiError":
+        """One request. The error is returned, so that it does not hang on another exception."""
+        budgets = self._budgets.of(call)
+        queued_at = time.monotonic()
+        await take_turn(*budgets)
+        begun = time.monotonic()
+        API_WAITED_SECONDS.labels(self.name).inc(begun - queued_at)
+        result: bytes | ApiError
+        try:
+            async with (
+                asyncio.timeout(self._deadlines.call_s),
+                self._http.stream(method, auth=self._bearer, **request) as answer,
+            ):
+                result = await self._read(call, answer)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+            result = self._failure(call, error)
+        API_SECONDS.labels(self.name).observe(time.monotonic() - begun)
+        API_REQUESTS.labels(
+            self.name, result.reason if isinstance(result, ApiError) else "ok"
+        ).inc()
+        if isinstance(result, ApiError):
+            if result.reason == "rate_limited" and result.retry_after_s is not None:
+                budgets[0].rest(result.retry_after_s)
+            self._tell(call, result)
+        return result
+
+    async def _read(self, call: str, answer: httpx.Response) -> "bytes | ApiError":
+        body = bytearray()
+        limit = MAX_ANSWER_BYTES if answer.is_success else _MAX_REFUSAL_BYTES
+        async for piece in answer.aiter_bytes():
+            body += piece
+            if len(body) > limit:
+                break
+        if not answer.is_success:
+            return self._refusal(call, answer)
+        if len(body) > limit:
+            return ApiError(
+                "unexpected",
+                f"{call}: the answer is larger than {limit} bytes",
+                status=answer.status_code,
+            )
+        return bytes(body)
+
+    def _refusal(self, call: str, answer: httpx.Response) -> ApiError:
+        status = answer.status_code
+        if status >= 500:  # noqa: PLR2004
+            reason: Reason = "unavailable"
+        elif status >= 400:  # noqa: PLR2004
+            reason = _REASONS.get(status, "refused")
+        else:
+            reason = "unexpected"
+        mend = self._facts.needs(reason, call) or _MENDS[reason]
+        if answer.is_redirect:
+            mend = "redirects are not followed: set base_url to where it leads"
+        elif answer.headers.get("content-type", "").startswith("text/html"):
+            mend += "; the answer is a web page: is there a proxy between, or is base_url wrong?"
+        return ApiError(
+            reason,
+            f"{call}: answered {status}",
+            status=status,
+            mend=mend.removeprefix("; ").format(name=self.name),
+            reached=reason == "unavailable",
+            retry_after_s=_retry_after_s(answer.headers),
+        )
+
+    def _failure(self, call: str, error: Exception) -> ApiError:
+        reason, what, reached = next(
+            (reason, what, reached)
+            for kinds, reason, what, reached in _FAILURES
+            if isinstance(error, kinds)
+        )
+        mend = _MENDS[reason].format(name=self.name)
+        if isinstance(error, httpx.ConnectError) and _is_about_certificates(error):
+            what = "its certificate is not trusted"
+            mend = "is there a proxy between? then name its authority in SSL_CERT_FILE"
+        return ApiError(reason, f"{call}: {what}", mend=mend, reached=reached)
+
+    def _tell(self, call: str, error: ApiError) -> None:
+        if error.reason in ("not_found", "conflict"):
+            return  # an answer to who asks, no trouble
+        sample = self._samples.setdefault((call, error.reason), Sample())
+        suppressed = sample.take(time.monotonic())
+        if suppressed is not None:
+            log.warning(
+                "api_trouble",
+                connection=self.name,
+                call=call,
+                reason=error.reason,
+                status=error.status,
+                suppressed=suppressed,
+            )
+
+
+@asynccontextmanager
+async def open_api(
+    name: str, connection: Connection, facts: Facts, deadlines: Deadlines | None = None
+) -> AsyncIterator[Api]:
+    """Be ready to ask; the key is read anew. Raises ConfigError if there is none."""
+    deadlines = deadlines or Deadlines()
+    base_url = httpx.URL(connection.base_url or facts.base_url)
+    from_environment = not _is_here(base_url.host)
+    verify: ssl.SSLContext | bool = False  # without TLS there is no need to read the trust store,
+    if base_url.scheme == "https":  # and where there is, the loop does not wait for it
+        verify = await asyncio.to_thread(httpx.create_ssl_context, trust_env=from_environment)
+    async with httpx.AsyncClient(
+        base_url=base_url,
+        verify=verify,
+        trust_env=from_environment,
+        follow_redirects=False,
+        headers={"accept": "application/json", "user-agent": "dialstream"},
+        timeout=httpx.Timeout(deadlines.read_s, connect=deadlines.connect_s, pool=None),
+        limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
+    ) as http:
+        budgets = budgets_of(name, connection.poll.requests_per_s, facts.limits)
+        yield Api(name, connection, facts, http, budgets, deadlines)
+
+
+def shape(path: str) -> str:
+    """The path without its ids, which may be anything: ``/api/v2/call/{id}``."""
+    return "/".join(
+        part if re.fullmatch(r"[A-Za-z_]{0,32}|v\d", part) else "{id}" for part in path.split("/")
+    )
+
+
+# Answers
+
+
+def read_json(body: bytes, kind: type[T], call: str) -> T:
+    """Raises ApiError if it is not that."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    raise ApiError("unexpected", f"{call}: the answer is not what it should be", status=200)
+
+
+async def walk(
+    fetch: Callable[[str | None], Awaitable[tuple[Sequence[bytes], str | None]]], call: str
+) -> AsyncIterator[list[bytes]]:
+    """The pages of a list, by cursors: ``fetch(cursor)`` gives items and the next cursor.
+
+    Pages without items are left out. Raises ApiError `cursor_loop` if a cursor or a page comes
+    again, and after MAX_EMPTY_PAGES of them.
+    """
+    seen: set[int] = set()  # hashes: a long list must not grow in memory
+    cursor: str | None = None
+    empty = 0
+    while True:
+        items, cursor = await fetch(cursor)
+        empty = 0 if items else empty + 1
+        marks = {hash(("page", *items))} if items else set()
+        marks |= {hash(("cursor", cursor))} if cursor else set()
+        if seen & marks or empty > MAX_EMPTY_PAGES:
+            raise ApiError(
+                "cursor_loop", f"{call}: the list goes in circles", mend="try again later"
+            )
+        seen |= marks
+        if items:
+            yield list(items)
+        if not cursor:
+            return
+
+
+# Small things
+
+
+class _Bearer(httpx.Auth):
+    """Puts the key where it belongs, and hides it from everything that prints variables."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __repr__(self) -> str:
+        return "<key>"
+
+    def auth_flow(self, request: httpx.Request) -> Any:
+        request.headers["authorization"] = f"Bearer {self.key}"
+        yield request
+
+
+#: Kinds of exceptions → reason, what has happened, whether the request may have reached them.
+_FAILURES: Sequence[tuple[tuple[type[Exception], ...], Reason, str, bool]] = (
+    ((httpx.ConnectTimeout,), "unavailable", "no connection within the deadline", False),
+    ((httpx.ProxyError,), "unavailable", "the proxy makes no connection", False),
+    ((httpx.ConnectError,), "unavailable", "no connection", False),
+    ((httpx.TimeoutException, TimeoutError), "unavailable", "no answer within the deadline", True),
+    ((httpx.DecodingError,), "unexpected", "the answer cannot be unpacked", True),
+    ((httpx.InvalidURL, httpx.UnsupportedProtocol), "refused", "this is no address", False),
+    ((httpx.LocalProtocolError,), "refused", "this cannot be sent", False),
+    ((Exception,), "unavailable", "the connection broke", True),
+)
+
+_MENDS: Mapping[Reason, str] = {
+    "unauthorized": "the key is not accepted: put a valid one into api_key_file (or api_key) of "
+    "connections.{name}",
+    "forbidden": "the key lacks a scope or a role",
+    "not_found": "it does not exist, or the key may not see it",
+    "conflict": "it exists already, or has changed meanwhile: look again",
+    "refused": "the API does not take such a request: it may have changed",
+    "rate_limited": "too many requests: set requests_per_s of connections.{name}.poll lower, or "
+    "ask what else uses the provider's API",
+    "unavailable": "try again later",
+    "cursor_loop": "try again later",
+    "unexpected": "this is not the API: is base_url of connections.{name} right?",
+}
+
+
+def _wait_s(method: str, error: Exception) -> bool | float:
+    """How long to wait before the next try; True: as usual; False: there is none."""
+    if not isinstance(error, ApiError) or error.reason not in ("rate_limited", "unavailable"):
+        return False
+    if method == "POST" and error.reached:
+        return False
+    if error.retry_after_s is None:
+        return True
+    return error.retry_after_s + random.uniform(0, _JITTER_S)  # noqa: S311 - no secret
+
+
+def _retry_after_s(headers: httpx.Headers) -> float | None:
+    """What the header of that name says, in seconds or as a date; None if it says nothing."""
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}", text):
+        return min(float(text), MAX_RETRY_AFTER_S)
+    until = _date(text)
+    if until is None:
+        return None
+    now = _date(headers.get("date", "")) or datetime.now(UTC)
+    return min(max((until - now).total_seconds(), 0.0), MAX_RETRY_AFTER_S)
+
+
+def _date(text: str) -> datetime | None:
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_about_certificates(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
