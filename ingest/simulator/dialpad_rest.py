@@ -1,0 +1,482 @@
+"""Dialpad's API: keys, rates, lists in pages, and the faults between it and whoever asks.
+
+https://developers.dialpad.com/reference, https://developers.dialpad.com/docs/rate-limits
+"""
+
+import asyncio
+import base64
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeAlias, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from ingest.simulator.clock import Clock
+from ingest.simulator.dialpad import payload
+from ingest.simulator.dialpad_records import Records, call_item, company, is_of_target, user_item
+from ingest.simulator.dialpad_resources import (
+    FIELDS,
+    FOR_ADMINS,
+    NEEDED_SCOPES,
+    SCOPES,
+    Refusal,
+    Resources,
+    Subscription,
+    Webhook,
+    Websocket,
+)
+from ingest.simulator.faults import Faults
+from ingest.simulator.world import ADMIN, MEMBERS, CallHappening
+
+DAY_MS = 86_400_000
+MOST_CALLS_A_PAGE = 50
+MOST_A_PAGE = 100
+LONGEST_WINDOW_MS = 30 * DAY_MS
+
+#: A page for people, from something between us and them.
+PROXY_PAGE = (
+    b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How many requests are answered; by our clock, however fast the world's goes."""
+
+    company_per_s: float = 20
+    call_per_min: float = 10
+    recap_per_min: float = 12
+    webhook_per_min: float = 100
+    websocket_per_min: float = 250
+    optouts_per_min: float = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key."""
+
+    scopes: frozenset[str] = SCOPES
+    admin: bool = True
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request that was seen."""
+
+    #: Of the monotonic clock.
+    at_s: float
+    method: str
+    path: str
+    params: Mapping[str, str]
+    #: None as long as there is no answer, and where none was given.
+    status: int | None = None
+
+
+T = TypeVar("T")
+
+#: Given where to begin (None: at the start) and how many: the items, each with its place.
+Walk: TypeAlias = Callable[[Any, int], Sequence[tuple[Any, Any]]]
+
+#: By how many items a page may begin too early or too late.
+MOST_SHIFTED = 3
+
+
+class Window:
+    """At most so many in so long."""
+
+    def __init__(self, most: float, span_s: float) -> None:
+        self._most = most
+        self._span_s = span_s
+        self._taken: deque[float] = deque()
+
+    def wait_s(self, now_s: float) -> float:
+        """How long until there is room; 0: now."""
+        while self._taken and self._taken[0] <= now_s - self._span_s:
+            self._taken.popleft()
+        if len(self._taken) < self._most:
+            return 0.0
+        return self._taken[0] + self._span_s - now_s
+
+    def take(self, now_s: float) -> None:
+        self._taken.append(now_s)
+
+
+@dataclass(slots=True)
+class Rest:
+    """The API as an ASGI application."""
+
+    clock: Clock
+    resources: Resources
+    records: Records
+    faults: Faults
+    keys: dict[str, Key]
+    rates: Rates
+    asked: deque[Asked]
+    #: Items of a page whose size nobody says.
+    page_size: int = 50
+    _app: Starlette = field(init=False)
+    _windows: dict[str, Window] = field(init=False)
+    _refusals: int = 0
+    _nonces: Iterator[int] = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        rates = self.rates
+        self._windows = {
+            "company": Window(rates.company_per_s, 1),
+            "call": Window(rates.call_per_min, 60),
+            "recap": Window(rates.recap_per_min, 60),
+            "webhook": Window(rates.webhook_per_min, 60),
+            "websocket": Window(rates.websocket_per_min, 60),
+            "optouts": Window(rates.optouts_per_min, 60),
+        }
+        self._app = Starlette(
+            routes=self._routes(),
+            exception_handlers={Refusal: _refused, HTTPException: _not_found},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, unless a fault does."""
+        request = Request(scope, receive)
+        asked = Asked(
+            time.monotonic(), request.method, request.url.path, dict(request.query_params)
+        )
+        self.asked.append(asked)
+        if self.faults.strikes("slow"):
+            await asyncio.sleep(self.faults.slow_s)
+        response = self._fault()
+        if response is None:
+            try:
+                self._let_in(request)
+            except Refusal as refusal:
+                response = _error(refusal.status, refusal.message)
+        answer: Response | Starlette = response or self._app
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                asked.status = message["status"]
+            await send(message)
+
+        if self.faults.strikes("cut"):
+            await _cut(answer, scope, receive, send)
+        else:
+            await answer(scope, receive, tell)
+
+    # Before anybody looks at what is asked
+
+    def _fault(self) -> Response | None:
+        faults = self.faults
+        if faults.strikes("limited"):
+            return self._too_many(1.0)
+        if faults.strikes("broken"):
+            status = (500, 502, 503)[faults.up_to(3) - 1]
+            return _error(status, "something went wrong")
+        if faults.strikes("html"):
+            return Response(PROXY_PAGE, media_type="text/html")
+        now_s = time.monotonic()
+        window = self._windows["company"]
+        if (wait_s := window.wait_s(now_s)) > 0:
+            return self._too_many(wait_s)
+        window.take(now_s)
+        return None
+
+    def _too_many(self, wait_s: float) -> Response:
+        """Every other time without saying when to come again."""
+        self._refusals += 1
+        headers = {"Retry-After": str(math.ceil(wait_s))} if self._refusals % 2 else {}
+        return _error(429, "too many requests", headers)
+
+    def _limit(self, name: str) -> None:
+        window, now_s = self._windows[name], time.monotonic()
+        if window.wait_s(now_s) > 0:
+            raise Refusal(429, "too many requests")
+        window.take(now_s)
+
+    def _let_in(self, request: Request) -> None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        name = given if scheme.lower() == "bearer" else request.query_params.get("apikey", "")
+        key = self.keys.get(name)
+        if key is None or self.faults.key_revoked:
+            raise Refusal(401, "the API key is missing or not valid")
+        request.scope["dialpad.key"] = key
+
+    def _scopes(self, request: Request) -> frozenset[str]:
+        key: Key = request.scope["dialpad.key"]
+        return key.scopes - set(self.faults.missing_scopes)
+
+    def _needs(self, request: Request, *, scope: str | None = None, admin: bool = False) -> None:
+        key: Key = request.scope["dialpad.key"]
+        if admin and (not key.admin or self.faults.not_admin):
+            raise Refusal(403, "a company admin's API key is needed")
+        if scope is not None and scope not in self._scopes(request):
+            raise Refusal(403, f"the API key lacks the scope {scope}")
+
+    # What can be asked
+
+    def _routes(self) -> list[Route]:
+        return [
+            *self._resource("/api/v2/webhooks", self._webhooks, self._webhook),
+            *self._resource("/api/v2/websockets", self._websockets, self._websocket),
+            *self._resource(
+                "/api/v2/subscriptions/{kind}", self._subscriptions, self._subscription
+            ),
+            Route("/api/v2/call", self._calls),
+            Route("/api/v2/call/{id}", self._call),
+            Route("/api/v2/company", self._company),
+            Route("/api/v2/users", self._users),
+        ]
+
+    @staticmethod
+    def _resource(path: str, many: "Handler", one: "Handler") -> list[Route]:
+        return [
+            Route(path, many, methods=["GET", "POST"]),
+            Route(f"{path}/{{id}}", one, methods=["GET", "PATCH", "DELETE"]),
+        ]
+
+    async def _webhooks(self, request: Request) -> Response:
+        resources = self.resources
+        if request.method == "POST":
+            self._limit("webhook")
+            return JSONResponse(
+                resources.show_webhook(resources.create_webhook(await _body(request)))
+            )
+        return self._list(request, _by_id(resources.webhooks, resources.show_webhook))
+
+    async def _webhook(self, request: Request) -> Response:
+        resources = self.resources
+        webhook: Webhook = _found(resources.webhooks, request)
+        if request.method == "PATCH":
+            resources.patch_webhook(webhook, await _body(request))
+        shown = resources.show_webhook(webhook)
+        if request.method == "DELETE":
+            del resources.webhooks[webhook.id]
+        return JSONResponse(shown)
+
+    async def _websockets(self, request: Request) -> Response:
+        resources = self.resources
+        if request.method == "POST":
+            self._limit("websocket")
+            return JSONResponse(
+                resources.show_websocket(resources.create_websocket(await _body(request)))
+            )
+        return self._list(request, _by_id(resources.websockets, resources.show_websocket))
+
+    async def _websocket(self, request: Request) -> Response:
+        resources = self.resources
+        websocket: Websocket = _found(resources.websockets, request)
+        if request.method == "PATCH":
+            resources.patch_websocket(websocket, await _body(request))
+        shown = resources.show_websocket(websocket)
+        if request.method == "DELETE":
+            del resources.websockets[websocket.id]
+        return JSONResponse(shown)
+
+    async def _subscriptions(self, request: Request) -> Response:
+        kind = self._kind(request)
+        if request.method == "POST":
+            made = self.resources.create_subscription(
+                kind, await _body(request), self._scopes(request)
+            )
+            return JSONResponse(self.resources.show_subscription(made))
+        wanted = {
+            name: request.query_params[name]
+            for name in ("target_type", "target_id")
+            if name in FIELDS[kind] and name in request.query_params
+        }
+        chosen = {
+            subscription.id: subscription
+            for subscription in self.resources.subscriptions[kind].values()
+            if all(str(subscription.fields.get(n)) == value for n, value in wanted.items())
+        }
+        return self._list(request, _by_id(chosen, self.resources.show_subscription))
+
+    async def _subscription(self, request: Request) -> Response:
+        kind = self._kind(request)
+        there = self.resources.subscriptions[kind]
+        subscription: Subscription = _found(there, request)
+        if request.method == "PATCH":
+            self.resources.patch_subscription(subscription, await _body(request))
+        shown = self.resources.show_subscription(subscription)
+        if request.method == "DELETE":
+            del there[subscription.id]
+        return JSONResponse(shown)
+
+    def _kind(self, request: Request) -> str:
+        kind: str = request.path_params["kind"]
+        if kind not in FIELDS:
+            raise Refusal(404, "there is no such kind of subscription")
+        self._needs(request, scope=NEEDED_SCOPES.get(kind), admin=kind in FOR_ADMINS)
+        return kind
+
+    async def _calls(self, request: Request) -> Response:
+        self._needs(request, scope="calls:list", admin=True)
+        now_ms = self.clock.now_ms
+        before_ms = _number(request, "started_before", now_ms + 1)
+        after_ms = _number(request, "started_after", before_ms - LONGEST_WINDOW_MS + 1)
+        if not 0 <= before_ms - after_ms < LONGEST_WINDOW_MS:
+            raise Refusal(400, "started_after and started_before must span less than 30 days")
+
+        def walk(place: list[int] | None, most: int) -> list[tuple[list[int], Any]]:
+            """Places are starts and ids: what is listed later shifts nothing."""
+            found = []
+            for start_ms, leg_id in self.records.starts(after_ms, before_ms, place):
+                happening = self.records.concluded[leg_id]
+                if self.records.listed_ms[leg_id] <= now_ms and _is_about(request, happening):
+                    found.append(([start_ms, leg_id], call_item(happening)))
+                    if len(found) == most:
+                        break
+            return found
+
+        return self._list(request, walk, most=MOST_CALLS_A_PAGE)
+
+    async def _call(self, request: Request) -> Response:
+        self._limit("call")
+        return JSONResponse(call_item(_found(self.records.legs, request)))
+
+    async def _company(self, request: Request) -> Response:
+        return JSONResponse(company())
+
+    async def _users(self, request: Request) -> Response:
+        people = {member.id: member for member in (*MEMBERS, ADMIN)}
+        return self._list(request, _by_id(people, user_item))
+
+    # Lists
+
+    def _list(self, request: Request, walk: Walk, *, most: int = MOST_A_PAGE) -> Response:
+        """A page, and the cursor of the next one; an empty page has no items at all."""
+        size = _number(request, "limit", min(most, self.page_size))
+        if not 1 <= size <= most:
+            raise Refusal(400, f"limit must be {most} at most")
+        place = _place(request)
+        found = walk(place, size + 1 + MOST_SHIFTED)
+        page = found[:size]
+        answer: dict[str, Any] = {}
+        if len(found) > size:
+            answer["cursor"] = self._cursor(request, found, size)
+        elif self.faults.strikes("cursor_loops"):
+            answer["cursor"] = request.query_params.get("cursor", _cursor(place))
+        if page:
+            answer["items"] = [item for _, item in page]
+        return JSONResponse(answer)
+
+    def _cursor(self, request: Request, found: Sequence[tuple[Any, Any]], size: int) -> str:
+        """Where the next page begins, or where a fault has it begin."""
+        faults = self.faults
+        if faults.strikes("cursor_loops"):
+            return request.query_params.get("cursor", _cursor(_place(request)))
+        if faults.strikes("page_repeats"):
+            return _cursor(found[0][0], next(self._nonces))
+        shift = 0
+        if faults.strikes("page_changes"):
+            shift = -min(faults.up_to(MOST_SHIFTED), size)
+        elif faults.strikes("page_skips"):
+            shift = faults.up_to(MOST_SHIFTED)
+        return _cursor(found[min(size + shift, len(found) - 1)][0])
+
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+def _cursor(place: Any, nonce: int | None = None) -> str:
+    return base64.urlsafe_b64encode(json.dumps([place, nonce]).encode()).decode()
+
+
+def _place(request: Request) -> Any:
+    """Where the page begins that a request asks for; None: at the start."""
+    cursor = request.query_params.get("cursor")
+    if cursor is None:
+        return None
+    try:
+        place, _ = json.loads(base64.urlsafe_b64decode(cursor))
+    except ValueError:
+        raise Refusal(400, "cursor is not valid") from None
+    return place
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise Refusal(400, f"{name} is not valid")
+    return int(text)
+
+
+def _by_id(there: Mapping[int, T], show: Callable[[T], Any]) -> Walk:
+    """Walk through what has ids, the oldest first."""
+
+    def walk(place: Any, most: int) -> list[tuple[Any, Any]]:
+        ids = sorted(ident for ident in there if place is None or ident >= place)
+        return [(ident, show(there[ident])) for ident in ids[:most]]
+
+    return walk
+
+
+def _found(there: Mapping[int, T], request: Request) -> T:
+    text = request.path_params["id"]
+    found = there.get(int(text)) if text.isascii() and text.isdigit() else None
+    if found is None:
+        raise Refusal(404, "there is none with this id")
+    return found
+
+
+def _is_about(request: Request, happening: CallHappening) -> bool:
+    """Whether a call is of the target that a request names, if it does."""
+    kind, ident = (request.query_params.get(name) for name in ("target_type", "target_id"))
+    if kind is None or ident is None:
+        return True
+    return is_of_target(payload(happening), kind, ident)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = json.loads(await request.body() or b"{}")
+    except ValueError:
+        raise Refusal(400, "the body is no JSON") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "the body is no object")
+    return body
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    error = {"code": status, "message": message, "errors": [{"message": message}]}
+    return JSONResponse({"error": error}, status, headers)
+
+
+def _refused(_: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, Refusal)
+    return _error(refusal.status, refusal.message)
+
+
+def _not_found(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail)
+
+
+async def _cut(
+    answer: Callable[[Scope, Receive, Send], Awaitable[None]],
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Give half of the answer, and break off."""
+
+    async def half(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": message["body"][: len(message["body"]) // 2]}
+            await send({**message, "more_body": True})
+            await asyncio.sleep(0)
+            scope["extensions"]["abort"]()
+        else:
+            await send(message)
+
+    await answer(scope, receive, half)
