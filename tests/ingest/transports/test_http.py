@@ -323,6 +323,14 @@ def test_every_sample_is_taken_at_every_kind_of_address(product: Product) -> Non
             assert product.post(sign(payload), kind=kind).status == 204
 
 
+def test_a_connection_without_a_secret_answers_503(make_product: MakeProduct) -> None:
+    polled = {"provider": "dialpad", "api_key": "invented", "poll": {"enabled": False}}
+    product = make_product(settings={"connections": {"polled": polled}}).start()
+    for kind in (None, "call"):
+        answer = product.post(sign(call(1, 1)), "polled", kind)
+        assert_problem(answer, 503, "not_configured")
+
+
 def test_a_connection_that_is_taken_out_answers_503_for_a_day(make_product: MakeProduct) -> None:
     both = {"acme": connection(SECRET), "gone": connection(OTHER_SECRET)}
     product = make_product(settings={"connections": both}).start()
