@@ -119,6 +119,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "role connection ended",
     ),
     "checkpoint_unreadable": ("A record among the checkpoints is none of ours.", "position"),
+    "recaps_missing": (
+        "None of so many calls has a recap: is it off at Dialpad? Told once.",
+        "connection calls",
+    ),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",

@@ -5,13 +5,31 @@ of the checkpoints topic is assigned; on the journal it is the process that hold
 What a role must remember is a checkpoint: the last record of its key on that topic.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import Protocol
 
+import structlog
+
+from ingest.checkpoints import TOPIC, Checkpoint, Checkpoints, save_checkpoint
+from ingest.errors import PublishError
+from ingest.eventlog.kinds import open_reader
+from ingest.eventlog.log import StoredRecord
+from ingest.eventlog.ownership import next_owner
+from ingest.metrics import OWNED
 from ingest.service import Service
+from schemas.times import now_ms
 
-Checkpoint = Mapping[str, Any]
-"""What a source has come to: JSON. ``generation`` and ``owner`` are added when it is saved."""
+__all__ = ["Checkpoint", "Job", "Run", "share_work"]
+
+log = structlog.get_logger()
+
+#: A cancelled ``run`` may take so long to end what it has begun, in seconds.
+GRACE_S = 5.0
+
+#: From one failure of ``run`` to its next try, in seconds; doubled each time.
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
 
 
 class Job(Protocol):
@@ -24,19 +42,170 @@ class Job(Protocol):
         ...
 
     async def save(self, source: str, checkpoint: Checkpoint) -> None:
-        """Remember it; return once it is durable. Raises PublishError."""
+        """Remember it; return once it is durable.
+
+        Raises PublishError; with reason ``not_owner`` once the connection is somebody else's.
+        """
         ...
 
 
 Run = Callable[[Job], Awaitable[None]]
-"""Works on one connection until it is cancelled, which may be at any await."""
+"""Works on one connection until it is cancelled, which may be at any await.
+
+It is cancelled once, and then has 5 s to end: whoever has a page half stored finishes it in an
+``except asyncio.CancelledError`` or a ``finally`` (best by shielding the page's task and awaiting
+it there), begins no other and lets the cancellation go on. Until it has ended, and for no more than
+those 5 s, the connection stays ours and `Job.save` works. Then it is cancelled again.
+
+What it raises is logged, and it is called again after a pause, of a second at first and of a
+minute at most. If it returns it is done: it is called again only by the next owner.
+"""
 
 
 async def share_work(
-    service: Service, role: str, connections: Sequence[str], run: Run, *, wait_s: float = 1.0
+    service: Service,
+    role: str,
+    connections: Sequence[str],
+    run: Run,
+    *,
+    wait_s: float = 1.0,
+    grace_s: float = GRACE_S,
 ) -> None:
     """Run ``run`` for each of ``connections`` while this process owns it, until it is cancelled.
 
     A second process of the role stands by, and takes over within 60 s of the first one's end.
+    ``role``: ``poll``, ``listen``, ``reconcile``; names the group and the lock. ``wait_s``: between
+    two looks at a lock. Raises ConfigError if the data directory cannot be written.
     """
-    raise NotImplementedError
+    works = _Works(service, role, run, grace_s)
+
+    def waiting() -> None:
+        log.info("standing_by", role=role)
+
+    async with next_owner(service.settings.eventlog.path, role, waiting, wait_s=wait_s):
+        try:
+            async with open_reader(service.settings, [TOPIC]) as reader:
+                while not await reader.caught_up():
+                    works.read(await reader.fetch(wait_s=0.1))
+                works.take(connections)
+                while True:
+                    works.read(await reader.fetch(wait_s=1.0))
+        finally:
+            await works.leave(connections)
+
+
+class _Job:
+    """The job of one owner."""
+
+    def __init__(self, service: Service, connection: str, checkpoints: Checkpoints) -> None:
+        self.connection = connection
+        #: Greater than that of every owner before us.
+        self.generation = checkpoints.generation(connection) + 1
+        self.claimed = False
+        self._ended = False
+        self._checkpoints = checkpoints
+        self._service = service
+
+    def checkpoint(self, source: str) -> Checkpoint | None:
+        return self._checkpoints.found.get((self.connection, source))
+
+    async def save(self, source: str, checkpoint: Checkpoint) -> None:
+        if self._ended:
+            raise PublishError("not_owner")
+        self._checkpoints.ours[self.connection, source] = self.generation
+        saved = await save_checkpoint(
+            self._service.eventlog, self.connection, source, checkpoint, self.generation
+        )
+        self._checkpoints.put(self.connection, source, saved)
+
+    async def claim(self, role: str) -> None:
+        """Tell that the connection is ours. Raises PublishError.
+
+        Before anything is done: an owner who saves nothing has a generation of its own, too.
+        """
+        await self.save(f"{role}_owner", {"since_ms": now_ms()})
+        self.claimed = True
+
+    def end(self) -> None:
+        self._ended = True
+        for place in [each for each in self._checkpoints.ours if each[0] == self.connection]:
+            del self._checkpoints.ours[place]
+
+
+class _Works:
+    """The connections that this process works on, each in a task of its own."""
+
+    def __init__(self, service: Service, role: str, run: Run, grace_s: float) -> None:
+        self._service = service
+        self._role = role
+        self._run = run
+        self._grace_s = grace_s
+        self._checkpoints = Checkpoints()
+        self._held: dict[str, tuple[_Job, asyncio.Task[None]]] = {}
+
+    def read(self, records: Sequence[StoredRecord]) -> None:
+        """Take in what stands on the checkpoints topic."""
+        self._checkpoints.read(records)
+
+    def take(self, connections: Collection[str]) -> None:
+        """These are ours from now on; all of their checkpoints have been read."""
+        for connection in connections:
+            job = _Job(self._service, connection, self._checkpoints)
+            self._held[connection] = job, asyncio.create_task(self._work(job))
+            OWNED.labels(self._role, connection).set(1)
+
+    async def leave(self, connections: Collection[str]) -> None:
+        """Return once nothing works on these any more, after twice the grace at the latest."""
+        held = [self._held.pop(name) for name in connections if name in self._held]
+        left = {task for _, task in held}
+        for _ in range(2):
+            for task in left:
+                task.cancel()
+            if left:
+                _, left = await asyncio.wait(left, timeout=self._grace_s)
+        for job, task in held:
+            job.end()
+            OWNED.labels(self._role, job.connection).set(0)
+            log.info(
+                "connection_left",
+                role=self._role,
+                connection=job.connection,
+                ended=task not in left,
+            )
+
+    async def _work(self, job: _Job) -> None:
+        for pause_s in _pauses():
+            try:
+                if not job.claimed:
+                    await job.claim(self._role)
+                    log.info(
+                        "connection_taken",
+                        role=self._role,
+                        connection=job.connection,
+                        generation=job.generation,
+                    )
+                await self._run(job)
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    raise
+                self._tell(job, error)  # something within was, and nobody has caught it
+            except Exception as error:  # noqa: BLE001 - the other connections go on
+                self._tell(job, error)
+            else:
+                return
+            await asyncio.sleep(pause_s)
+
+    def _tell(self, job: _Job, error: BaseException) -> None:
+        log.error("unexpected_error", role=self._role, connection=job.connection, exc_info=error)
+
+
+def _pauses() -> Iterator[float]:
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        yield pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,9 +1,10 @@
-"""Who may write where: one process a role and data directory."""
+"""Who may write where, and who works on what: one process a role and data directory."""
 
+import asyncio
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from ingest.errors import ConfigError
@@ -16,6 +17,34 @@ def sole_owner(path: Path, role: str) -> Iterator[None]:
 
     It lasts as long as the process: a crash gives the role free.
     """
+    with _lock_file(path, role) as descriptor:
+        if not _lock(descriptor):
+            raise ConfigError(
+                f"eventlog.path: a {role} is running on {path.resolve()}: stop that one, or give "
+                "this one a folder of its own"
+            )
+        yield
+
+
+@asynccontextmanager
+async def next_owner(
+    path: Path, role: str, waiting: Callable[[], None], *, wait_s: float
+) -> AsyncIterator[None]:
+    """Wait until nobody else plays ``role`` on a data directory, then be the one that does.
+
+    ``waiting`` is called once if there is somebody; ``wait_s``: between two looks. Raises
+    ConfigError if the directory cannot be written.
+    """
+    with _lock_file(path, role) as descriptor:
+        if not _lock(descriptor):
+            waiting()
+            while not _lock(descriptor):  # noqa: ASYNC110 - it is another process
+                await asyncio.sleep(wait_s)
+        yield
+
+
+@contextmanager
+def _lock_file(path: Path, role: str) -> Iterator[int]:
     try:
         make_folder(path)
         descriptor = os.open(path / f"{role}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -25,12 +54,15 @@ def sole_owner(path: Path, role: str) -> Iterator[None]:
             "set it to a folder that this user can write to"
         ) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise ConfigError(
-            f"eventlog.path: a {role} is running on {path.resolve()}: stop that one, or give "
-            "this one a folder of its own"
-        ) from None
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file until it is closed; False if somebody else has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
