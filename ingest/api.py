@@ -16,12 +16,13 @@ import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import httpx
 import msgspec
@@ -64,6 +65,7 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 #: What is read of an answer that only its status matters of, so that the connection can be kept.
 _MAX_REFUSAL_BYTES = 64 * 1024
+_READ_REFUSAL_S = 1.0
 
 #: A provider that wants to be left alone for longer is asked again after that.
 MAX_RETRY_AFTER_S = 60.0
@@ -157,7 +159,6 @@ class Budget:
         self._begun: deque[float] = deque(maxlen=allowed)
         self._closed_until = -float("inf")
         self._turn = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def rest(self, seconds: float) -> None:
         """Let nobody through for so long."""
@@ -171,9 +172,6 @@ class Budget:
 
     async def _queue(self, stack: AsyncExitStack) -> None:
         """Be the one whose turn it is until ``stack`` ends, and wait until a request is free."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # commands and tests run several, one after the other
-            self._loop, self._turn = loop, asyncio.Lock()
         await stack.enter_async_context(self._turn)
         while (wait_s := self._wait_s()) > 0:
             await self._sleep(wait_s)
@@ -207,14 +205,16 @@ class Budgets:
         return (self.whole,) if narrow is None else (narrow, self.whole)
 
 
-_BUDGETS: dict[str, Budgets] = {}
+#: By event loop, whose things they hold; a process has one.
+_BUDGETS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Budgets]] = WeakKeyDictionary()
 
 
 def budgets_of(
     name: str, requests_per_s: float, limits: Mapping[str, tuple[int, float]]
 ) -> Budgets:
     """The one set of budgets that a connection has in this process, at the rate last set."""
-    budgets = _BUDGETS.setdefault(name, Budgets(requests_per_s, limits))
+    known = _BUDGETS.setdefault(asyncio.get_running_loop(), {})
+    budgets = known.setdefault(name, Budgets(requests_per_s, limits))
     budgets.whole.period_s = 1 / requests_per_s
     return budgets
 
@@ -240,7 +240,7 @@ class Api:
         self._http = http
         self._budgets = budgets
         self._deadlines = deadlines
-        self._bearer = _Bearer(connection.key())
+        self._bearer = _Bearer(connection.key().strip())
         self._samples: dict[tuple[str, str], Sample] = {}
 
     def __repr__(self) -> str:
@@ -260,14 +260,18 @@ class Api:
         left out; ``body`` becomes JSON. What failed is tried again up to ATTEMPTS times where
         that cannot do it twice: a POST only if it surely has not reached them.
         """
+        if not re.match(r"/[^/]", path):
+            raise ValueError("no path of the API: the key must not go anywhere else")
         call = f"{method} {shape(path)}"
-        request = {
+        request: dict[str, Any] = {
             "url": path,
             "params": {key: value for key, value in (params or {}).items() if value is not None},
-            "content": None if body is None else msgspec.json.encode(body),
         }
+        if body is not None:
+            request["content"] = msgspec.json.encode(body)
+            request["headers"] = {"content-type": "application/json"}
         async for attempt in stamina.retry_context(
-            on=lambda error: _wait_s(method, error),
+            on=lambda error: _again(method, error),
             attempts=ATTEMPTS,
             timeout=None,
             wait_initial=_FIRST_WAIT_S,
@@ -291,7 +295,7 @@ class Api:
         """Whether there is another key than the one that was refused."""
         if self._bearer is used:
             try:
-                key = self._connection.key()
+                key = self._connection.key().strip()
             except ConfigError:
                 return False
             if key != used.key:
@@ -327,21 +331,20 @@ class Api:
         return result
 
     async def _read(self, call: str, answer: httpx.Response) -> "bytes | ApiError":
-        body = bytearray()
-        limit = MAX_ANSWER_BYTES if answer.is_success else _MAX_REFUSAL_BYTES
-        async for piece in answer.aiter_bytes():
-            body += piece
-            if len(body) > limit:
-                break
         if not answer.is_success:
+            # Nothing in it is for us; read to its end, the connection can be used again.
+            with suppress(TimeoutError, httpx.HTTPError):
+                async with asyncio.timeout(_READ_REFUSAL_S):
+                    await _read(answer, _MAX_REFUSAL_BYTES)
             return self._refusal(call, answer)
-        if len(body) > limit:
+        body = await _read(answer, MAX_ANSWER_BYTES)
+        if body is None:
             return ApiError(
                 "unexpected",
-                f"{call}: the answer is larger than {limit} bytes",
+                f"{call}: the answer is larger than {MAX_ANSWER_BYTES} bytes",
                 status=answer.status_code,
             )
-        return bytes(body)
+        return body
 
     def _refusal(self, call: str, answer: httpx.Response) -> ApiError:
         status = answer.status_code
@@ -400,21 +403,42 @@ async def open_api(
     """Be ready to ask; the key is read anew. Raises ConfigError if there is none."""
     deadlines = deadlines or Deadlines()
     base_url = httpx.URL(connection.base_url or facts.base_url)
-    from_environment = not _is_here(base_url.host)
-    verify: ssl.SSLContext | bool = False  # without TLS there is no need to read the trust store,
-    if base_url.scheme == "https":  # and where there is, the loop does not wait for it
-        verify = await asyncio.to_thread(httpx.create_ssl_context, trust_env=from_environment)
-    async with httpx.AsyncClient(
-        base_url=base_url,
-        verify=verify,
-        trust_env=from_environment,
-        follow_redirects=False,
-        headers={"accept": "application/json", "user-agent": "dialstream"},
-        timeout=httpx.Timeout(deadlines.read_s, connect=deadlines.connect_s, pool=None),
-        limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
-    ) as http:
+    # In a thread: the trust store takes long to read.
+    http = await asyncio.to_thread(_client, base_url, deadlines)
+    if isinstance(http, ConfigError):
+        raise http
+    async with http:
         budgets = budgets_of(name, connection.poll.requests_per_s, facts.limits)
         yield Api(name, connection, facts, http, budgets, deadlines)
+
+
+def _client(base_url: httpx.URL, deadlines: Deadlines) -> httpx.AsyncClient | ConfigError:
+    """The error is returned, so that it does not hang on one that quotes a proxy's password."""
+    here = _is_here(base_url.host)
+    with_tls = base_url.scheme == "https" or not here  # a proxy may be asked by TLS
+    try:
+        return httpx.AsyncClient(
+            base_url=base_url,
+            verify=with_tls and httpx.create_ssl_context(),
+            trust_env=not here,
+            follow_redirects=False,
+            headers={"accept": "application/json", "user-agent": "dialstream"},
+            timeout=httpx.Timeout(deadlines.read_s, connect=deadlines.connect_s, pool=None),
+            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
+        )
+    except OSError:
+        return ConfigError("SSL_CERT_FILE, SSL_CERT_DIR: what they name cannot be read")
+    except (ValueError, ImportError, httpx.InvalidURL):
+        return ConfigError("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY: that is no http(s) address")
+
+
+async def _read(answer: httpx.Response, limit: int) -> bytes | None:
+    body = bytearray()
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > limit:
+            return None
+    return bytes(body)
 
 
 def shape(path: str) -> str:
@@ -507,7 +531,7 @@ _MENDS: Mapping[Reason, str] = {
 }
 
 
-def _wait_s(method: str, error: Exception) -> bool | float:
+def _again(method: str, error: Exception) -> bool | float:
     """How long to wait before the next try; True: as usual; False: there is none."""
     if not isinstance(error, ApiError) or error.reason not in ("rate_limited", "unavailable"):
         return False
