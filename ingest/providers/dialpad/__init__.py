@@ -1,9 +1,11 @@
-"""Dialpad: events about calls, SMS, contacts, duty and settings.
+"""Dialpad: events about calls, SMS, contacts, duty and settings, and its own lists of them.
 
 https://developers.dialpad.com/docs/event-subscriptions
+https://developers.dialpad.com/reference
 """
 
 from ingest.delivery import Provider
+from ingest.providers.dialpad.records import open_records
 from ingest.providers.dialpad.webhook import Webhook
 from ingest.signing import sign_compact_jws
 
@@ -11,4 +13,5 @@ PROVIDER = Provider(
     name="dialpad",
     webhook=Webhook.of,
     sign=sign_compact_jws,
+    records=open_records,
 )

@@ -13,6 +13,7 @@ from msgspec.json import Decoder
 from ingest.numbers import is_withheld, normalize_number
 from ingest.providers.dialpad.fields import MAX_ID, Fields, by_size, snake_kind, time_text
 from ingest.providers.dialpad.tables import CLAIMS, DIRECTIONS, ENDING_STATES, STATES
+from schemas.call import CallState
 from schemas.times import LAST_MS
 
 #: Of every enum.
@@ -122,6 +123,9 @@ class CallPayload(Struct, forbid_unknown_fields=True):
 
 CALL_FIELDS = frozenset(CallPayload.__struct_fields__) | CLAIMS
 
+#: Of an item of the list of calls; https://developers.dialpad.com/reference/calllist
+RECORD_FIELDS = CALL_FIELDS | {"voicemail_share_link"}
+
 _USUAL = Decoder(CallPayload)
 
 
@@ -135,9 +139,9 @@ def usual_call(payload: bytes) -> CallPayload | None:
     return call if type(call.call_id) is int and call.state else None
 
 
-def patient_call(fields: Fields) -> CallPayload:
+def patient_call(fields: Fields, known: frozenset[str] = CALL_FIELDS) -> CallPayload:
     """The same from any shape; raises UnreadableError without a call id."""
-    fields.note_unknown(CALL_FIELDS)
+    fields.note_unknown(known)
     return CallPayload(
         call_id=fields.key_id("call_id"),
         state=fields.word("state"),
@@ -282,6 +286,41 @@ def call_data(
 _NOBODY = Who()
 
 
+def record_data(fields: Fields) -> tuple[CallPayload, dict[str, Any]]:
+    """An item of the list of calls, and `schemas.call.Call` of it without ``raw``.
+
+    Raises UnreadableError without a call id. What only events have (talk and hold time, whether it
+    is internal, dispositions) is null.
+    """
+    call = patient_call(fields, RECORD_FIELDS)
+    call.voicemail_link = fields.text("voicemail_share_link") or call.voicemail_link
+    data = call_data(call, fields.region, fields.surprises)
+    if call.state is None:
+        fields.surprises.remove(("state", ""))  # a record says what it is without
+    if data["voicemail"] is None and _tells_message(call):
+        data["voicemail"] = _message(call)
+        if data["outcome"] is not None:
+            direction = DIRECTIONS.get(call.direction or "", UNKNOWN)
+            data["outcome"] = _outcome(data["state"], direction, call, data["voicemail"])
+    data["state"] = CallState.RECORDED.value
+    return call, data
+
+
+def _tells_message(call: CallPayload) -> bool:
+    """Whether a caller left a message: events name it, records have only what it became."""
+    if any(details.recording_type == "voicemail" for details in call.recording_details or ()):
+        return True
+    # By its description this is any call's text; seen is a message's only.
+    return bool(call.transcription_text) and call.date_connected is None
+
+
+def unknown_call(call_id: str, state: str) -> dict[str, Any]:
+    """`schemas.call.Call` without ``raw`` of a call of which nothing else is known."""
+    data = call_data(CallPayload(call_id=call_id, state=None), None, [])
+    data["state"] = state
+    return data
+
+
 def _related(call: CallPayload, call_id: str) -> list[str]:
     """The other legs of the conversation that this one names.
 
@@ -335,6 +374,10 @@ def _voicemail(call: CallPayload, state: str) -> dict[str, Any] | None:
         "voicemail_transcribed",
     ):
         return None
+    return _message(call)
+
+
+def _message(call: CallPayload) -> dict[str, Any]:
     is_voicemail = (d for d in call.recording_details or () if d.recording_type == "voicemail")
     details = next(is_voicemail, Details())
     ident = call.voicemail_recording_id or details.id

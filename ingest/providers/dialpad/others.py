@@ -1,4 +1,4 @@
-"""SMS, contact, duty and change-log events.
+"""SMS, contact, duty and change-log events, and what is read back of them.
 
 https://developers.dialpad.com/docs/sms-events
 https://developers.dialpad.com/docs/contact-events
@@ -6,16 +6,21 @@ https://developers.dialpad.com/docs/agent-status-events
 https://developers.dialpad.com/docs/change-log-events
 """
 
+from collections.abc import Collection
 from typing import Any
 
+from ingest.errors import UnreadableError
 from ingest.numbers import normalize_number
-from ingest.providers.dialpad.fields import Fields, party
+from ingest.providers.dialpad.fields import Fields, by_size, party
 from ingest.providers.dialpad.tables import (
     AGENT_FIELDS,
     CARD_FIELDS,
     CHANGE_FIELDS,
+    CONSENT_FIELDS,
+    CONSENT_STATES,
     CONTACT_CHANGES,
     DIRECTIONS,
+    DUTY_FIELDS,
     DUTY_STATUSES,
     MESSAGE_FIELDS,
     MESSAGE_STATUSES,
@@ -82,18 +87,58 @@ def read_agent(fields: Fields) -> dict[str, Any]:
     fields.note_unknown(AGENT_FIELDS)
     target = fields.object("target")
     word = fields.word("on_duty_status")
-    duty = None if word is None else DUTY_STATUSES.get(word, "unknown")
-    if duty == "unknown":
-        fields.surprises.append(("duty_status", word or ""))
     return {
         "agent_id": target.key_id("id"),
         "name": target.text("name"),
         "email": target.text("email"),
-        "duty_status": duty,
+        "duty_status": _duty(fields, word),
         "provider_duty_status": word,
         "duty_reason": fields.text("on_duty_status_reason"),
         "available": _availability(fields),
         "call_center_ids": fields.ids("call_center_ids"),
+    }
+
+
+def read_duty(
+    fields: Fields, agent_id: str, operator: Fields, centres: Collection[str]
+) -> dict[str, Any]:
+    """`schemas.agent.Agent` without ``raw``, of an operator's present duty.
+
+    ``centres``: those that the operator belongs to. Duty is for all of them at once.
+    """
+    fields.note_unknown(DUTY_FIELDS)
+    user_id = fields.id("user_id")
+    if user_id is not None and user_id != agent_id:
+        raise UnreadableError("unexpected_shape", "user_id is that of another user")
+    word = fields.word("on_duty_status")
+    return {
+        "agent_id": agent_id,
+        "name": operator.text("display_name"),
+        "email": next(iter(operator.texts("emails")), None),
+        "duty_status": _duty(fields, word),
+        "provider_duty_status": word,
+        "duty_reason": fields.text("duty_status_reason"),
+        "available": None,  # that is about calls and undisturbed hours, not about duty
+        "call_center_ids": sorted(centres, key=by_size) if fields.flag("on_duty") else [],
+    }
+
+
+def read_consent(fields: Fields) -> dict[str, Any]:
+    """`schemas.consent.Consent` without ``raw``; raises UnreadableError without a number."""
+    fields.note_unknown(CONSENT_FIELDS)
+    fields.key_id("external_endpoint")
+    number = fields.number("external_endpoint")
+    if number is None:
+        raise UnreadableError("unexpected_shape", "external_endpoint is no number")
+    word = fields.word("opt_out_state") or ""
+    state = CONSENT_STATES.get(word, "unknown")
+    if state == "unknown":
+        fields.surprises.append(("consent_state", word))
+    return {
+        "number": number,
+        "state": state,
+        "channel": "sms",
+        "scope": fields.object("opt_out_scope_info").text("opt_out_scope_level"),
     }
 
 
@@ -108,6 +153,13 @@ def read_change(fields: Fields) -> dict[str, Any]:
         "changed_by": party(fields.object("changed_by"), None),
         "details": fields.value.get("additional_data"),
     }
+
+
+def _duty(fields: Fields, word: str | None) -> str | None:
+    duty = None if word is None else DUTY_STATUSES.get(word, "unknown")
+    if duty == "unknown":
+        fields.surprises.append(("duty_status", word or ""))
+    return duty
 
 
 def _availability(fields: Fields) -> bool | None:

@@ -6,6 +6,7 @@ dialpad/dialpad-python-sdk `dialpad_api_spec.json`. All lists are open.
 
 from schemas.agent import DutyStatus
 from schemas.call import CallState, Direction
+from schemas.consent import ConsentState
 from schemas.contact import ContactChange
 from schemas.message import MessageStatus
 
@@ -85,6 +86,12 @@ DUTY_STATUSES: dict[str, str] = {
     "busy": DutyStatus.BUSY.value,
 }
 
+#: https://developers.dialpad.com/reference/companyget_sms_opt_out_list
+CONSENT_STATES: dict[str, str] = {
+    "opted_out": ConsentState.OPTED_OUT.value,
+    "opted_back_in": ConsentState.OPTED_IN.value,
+}
+
 #: Kinds of targets come as `call_center`, `callcenter` and `CallCenter`; here without `_` and case.
 TARGET_KINDS = {
     "callcenter": "call_center",
@@ -133,6 +140,7 @@ CARD_FIELDS = frozenset(
         "id",
         "job_title",
         "last_name",
+        "owner_id",  # where the contact was listed
         "phones",
         "primary_email",
         "primary_phone",
@@ -160,3 +168,19 @@ AGENT_FIELDS = frozenset(
 CHANGE_FIELDS = frozenset(
     CLAIMS | {"action", "additional_data", "changed_by", "date", "note", "target"}
 )
+
+CONSENT_FIELDS = frozenset({"date", "external_endpoint", "opt_out_scope_info", "opt_out_state"})
+
+#: https://developers.dialpad.com/reference/callcentersoperatorsget_duty_status
+DUTY_FIELDS = frozenset(
+    {
+        "duty_status_reason",
+        "duty_status_started",
+        "on_duty",
+        "on_duty_started",
+        "on_duty_status",
+        "user_id",
+    }
+)
+
+TRANSCRIPT_FIELDS = frozenset({"call_id", "lines"})
