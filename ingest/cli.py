@@ -18,6 +18,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For programs.")]
 def add_commands(app: typer.Typer) -> None:
     """Mount everything of this side on the root."""
     app.command()(receive)
+    app.command()(listen)
     app.command()(send)
     app.command()(doctor)
     topics = typer.Typer(help="The topics of the event log.", no_args_is_help=True)
@@ -48,6 +49,25 @@ def receive(config: ConfigOption = None) -> None:
     logs = setup_logs(settings.logging.format, settings.logging.level)
     try:
         code = run(lambda stopping: receive_alone(settings, stopping))
+    finally:
+        logs.close()
+    raise typer.Exit(code)
+
+
+def listen(config: ConfigOption = None) -> None:
+    """Run the listener: the websockets of the connections that have them enabled.
+
+    A second one stands by.
+    """
+    from ingest.listener import listen_alone
+    from ingest.logs import setup_logs
+    from ingest.runner import run
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    logs = setup_logs(settings.logging.format, settings.logging.level)
+    try:
+        code = run(lambda stopping: listen_alone(settings, stopping))
     finally:
         logs.close()
     raise typer.Exit(code)

@@ -123,6 +123,24 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "None of so many calls has a recap: is it off at Dialpad? Told once.",
         "connection calls",
     ),
+    "stream_connected": ("A connection's websocket is open, and stays open.", "connection"),
+    "stream_lost": (
+        "It has ended: closed (by the provider), cut, silent, too_large (a frame), not_websocket.",
+        "connection reason code lasted_s",
+    ),
+    "stream_refused": (
+        "It could not be opened; it is tried again.",
+        "connection reason status mend again_s",
+    ),
+    "stream_held": (
+        "The event log takes nothing, and no more frames may wait: none are read.",
+        "connection waiting size_bytes",
+    ),
+    "sign_not_saved": ("A sign of life could not be stored; the next may be.", "connection reason"),
+    "publish_retried": (
+        "What nobody would send again was not stored; it is tried again; one line in 10 s.",
+        "reason waiting suppressed",
+    ),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",

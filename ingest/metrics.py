@@ -234,6 +234,31 @@ API_WAITED_SECONDS = Counter(
     ["connection"],
     registry=REGISTRY,
 )
+STREAM_CONNECTED = Gauge(
+    "dialstream_stream_connected",
+    "Whether the connection's websocket is open; of connections that this process owns.",
+    ["connection"],
+    registry=REGISTRY,
+)
+STREAM_AGE = Gauge(
+    "dialstream_stream_connection_age_seconds",
+    "Age of its oldest socket; 0 without one.",
+    ["connection"],
+    registry=REGISTRY,
+)
+STREAM_LAST_FRAME = Gauge(
+    "dialstream_stream_last_frame_timestamp_seconds",
+    "When its last frame came, whatever became of it; 0 before the first.",
+    ["connection"],
+    registry=REGISTRY,
+)
+STREAM_RECONNECTS = Counter(
+    "dialstream_stream_reconnects",
+    "Why another socket was needed: refresh (before the provider would cut it), or what has ended "
+    "one or kept it from being opened.",
+    ["connection", "reason"],
+    registry=REGISTRY,
+)
 
 
 class SpoolGauge(Collector):

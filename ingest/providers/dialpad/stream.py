@@ -1,0 +1,77 @@
+"""Dialpad's websocket: where it is. What comes by it means the same as what is posted.
+
+https://developers.dialpad.com/docs/event-subscriptions-via-websocket
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from ingest.api import ApiError
+from ingest.delivery import Stream
+from ingest.errors import ConfigError
+from ingest.providers.dialpad.api import DialpadApi, open_api, text_id
+
+if TYPE_CHECKING:
+    from ingest.settings import Connection
+
+_PATH = "/api/v2/websockets"
+
+
+@asynccontextmanager
+async def open_stream(name: str, connection: "Connection") -> AsyncIterator[Stream]:
+    """Be ready to ask for the websocket's address.
+
+    Key and secrets are read anew. Raises ConfigError if they cannot be used.
+    """
+    try:
+        secrets = [secret.decode() for secret in connection.signing_secrets()]
+    except UnicodeDecodeError:
+        raise ConfigError("secrets: one is not in UTF-8: Dialpad takes text") from None
+    async with open_api(name, connection) as api:
+        yield DialpadStream(api, secrets, plain=(connection.base_url or "").startswith("http:"))
+
+
+class DialpadStream:
+    """The websocket of one connection."""
+
+    def __init__(self, api: DialpadApi, secrets: list[str], *, plain: bool) -> None:
+        """``plain``: the address may be one without TLS, as the API's is."""
+        self._api = api
+        self._secrets = secrets
+        self._plain = plain
+
+    async def url(self) -> str:
+        """A fresh address: its token lives for an hour, and so does a connection.
+
+        Ours is the websocket that carries one of our secrets. If several do, it is the one with the
+        secret that stands first, and of these the one that was made first.
+        """
+        found = await self._ours() or text_id((await self._make()).get("id"))
+        address = (await self._api.get(f"{_PATH}/{found}")).get("websocket_url")
+        if not isinstance(address, str) or not address.startswith(
+            ("wss://", "ws://") if self._plain else "wss://"
+        ):
+            raise ApiError("unexpected", "a websocket without a websocket_url that we may use")
+        return address
+
+    async def _ours(self) -> str | None:
+        found: list[tuple[int, int, str]] = []
+        async for page in self._api.pages(_PATH):
+            for item in map(json.loads, page):
+                secret = _secret(item)
+                if secret in self._secrets:
+                    ident = text_id(item.get("id"))
+                    found.append((self._secrets.index(secret), len(ident), ident))
+        return min(found)[2] if found else None
+
+    async def _make(self) -> Any:
+        return await self._api.post(_PATH, {"secret": self._secrets[0]})
+
+
+def _secret(item: Any) -> str | None:
+    """Where a websocket has none, ``signature`` is absent or null."""
+    signature = item.get("signature") if isinstance(item, dict) else None
+    secret = signature.get("secret") if isinstance(signature, dict) else None
+    return secret if isinstance(secret, str) else None
