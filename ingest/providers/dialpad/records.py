@@ -157,13 +157,22 @@ class DialpadRecords:
             offices += _ids(page)
             yield page
         for office in offices:
-            path = f"/api/v2/offices/{_in_path(office)}/departments"
-            async for page in self._pages(via, path, department_listed):
+            async for page in self._departments(office, via):
                 yield page
         async for page in self._pages(via, "/api/v2/callcenters", call_center_listed):
             yield page
         async for page in self._pages(via, "/api/v2/numbers", number_listed):
             yield page
+
+    async def _departments(self, office: str, via: str) -> AsyncIterator[_Page]:
+        """Those of an office; none if it has gone since it was listed."""
+        path = f"/api/v2/offices/{_in_path(office)}/departments"
+        try:
+            async for page in self._pages(via, path, department_listed):
+                yield page
+        except ApiError as error:
+            if error.reason != "not_found":
+                raise
 
     async def _duty_status(self, call_ids: Sequence[str], via: str) -> AsyncIterator[_Page]:
         operators: dict[str, dict[str, Any]] = {}
