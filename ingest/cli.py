@@ -33,6 +33,9 @@ def add_commands(app: typer.Typer) -> None:
     spool.command("show")(spool_show)
     spool.command("drain")(spool_drain)
     app.add_typer(spool, name="spool")
+    dialpad = typer.Typer(help="What Dialpad has to know of us.", no_args_is_help=True)
+    dialpad.command("sync")(dialpad_sync)
+    app.add_typer(dialpad, name="dialpad")
     config = typer.Typer(help="The settings in force.", no_args_is_help=True)
     config.command("show")(config_show)
     app.add_typer(config, name="config")
@@ -151,6 +154,73 @@ def spool_drain(path: SpoolPath = None, config: ConfigOption = None) -> None:
     logs = setup_logs(settings.logging.format, "error")
     try:
         code = drain_spool(settings, path or settings.eventlog.path)
+    finally:
+        logs.close()
+    raise typer.Exit(code)
+
+
+def dialpad_sync(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done; exits with 1 if anything.")
+    ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="Also take over subscriptions whose webhook or websocket is not ours, where they "
+            "are for the same kind, contact type and target as one of ours. One is moved to our "
+            "address and set as configured, others for the same are deleted: whoever got their "
+            "events gets no more. Webhooks and websockets that are not ours stay as they are.",
+        ),
+    ] = False,
+    rotate_secret: Annotated[
+        bool,
+        typer.Option(
+            "--rotate-secret",
+            help="Instead, put a new secret into the first of the two `secret_files`, the current "
+            "one into the second, wait until receivers accept the new one, and set it at Dialpad.",
+        ),
+    ] = False,
+    reloaded: Annotated[
+        bool,
+        typer.Option(
+            "--reloaded",
+            help="With --rotate-secret, where receivers cannot be asked from here: all receivers "
+            "and listeners have had SIGHUP since the files were written.",
+        ),
+    ] = False,
+    connection: Annotated[
+        str | None, typer.Option(help="Only this one. Else all of Dialpad that can be.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make Dialpad's webhooks, websockets and subscriptions as the settings ask for.
+
+    Ours is a webhook at `public_url` + /webhooks/<connection> or below, a websocket with one of our
+    secrets, and what subscribes to these; nothing else is touched. Running it again goes on after
+    a failure. Exits with 1 if Dialpad does not do what it is asked for.
+    """
+    from ingest.commands.dialpad_rotate import rotate_secret as rotate
+    from ingest.commands.dialpad_sync import sync_subscriptions
+    from ingest.logs import setup_logs
+    from ingest.settings import load_settings
+
+    if rotate_secret and (adopt or as_json):
+        raise typer.BadParameter(
+            "it goes with none of --adopt, --json", param_hint="--rotate-secret"
+        )
+    if reloaded and not rotate_secret:
+        raise typer.BadParameter("only with --rotate-secret", param_hint="--reloaded")
+    settings = load_settings(config)
+    logs = setup_logs(settings.logging.format, "error")
+    try:
+        if rotate_secret:
+            code = rotate(settings, connection, dry_run=dry_run, reloaded=reloaded)
+        else:
+            code = sync_subscriptions(
+                settings, connection, dry_run=dry_run, adopt=adopt, as_json=as_json
+            )
     finally:
         logs.close()
     raise typer.Exit(code)

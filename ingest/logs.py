@@ -141,6 +141,15 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "What nobody would send again was not stored; it is tried again; one line in 10 s.",
         "reason waiting suppressed",
     ),
+    "subscription_drift": (
+        "Something at Dialpad is not as configured; `dialstream dialpad sync` mends it.",
+        "connection kind what count",
+    ),
+    "subscriptions_in_order": ("What Dialpad sends is as configured again.", "connection"),
+    "subscriptions_not_read": (
+        "Whether Dialpad sends what is configured could not be found out.",
+        "connection reason status",
+    ),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",

@@ -300,6 +300,14 @@ class SpoolGauge(Collector):
 SPOOL = SpoolGauge()
 REGISTRY.register(SPOOL)
 
+SUBSCRIPTION_DRIFT = Gauge(
+    "dialstream_subscription_drift",
+    "How many webhooks, websockets and subscriptions at Dialpad are not as configured: deleted, "
+    "disabled, changed, doubled, unsigned, foreign_secret, surplus, hidden (may not be read).",
+    ["connection", "kind", "what"],
+    registry=REGISTRY,
+)
+
 LOG_LINES_DROPPED = Counter(
     "dialstream_log_lines_dropped",
     "Log lines that nobody took from us in time.",
