@@ -74,7 +74,8 @@ class DialpadRecords:
         self._region = region
         self._api = api
         self._now = now
-        self._without_recap: int | None = 0
+        #: Calls that have none; None once there was one, or it was told.
+        self._without_recap: set[str] | None = set()
         self._also: Mapping[str, Callable[[Sequence[str], str], AsyncIterator[_Page]]] = {
             "transcripts": self._transcripts,
             "recaps": self._recaps,
@@ -125,16 +126,17 @@ class DialpadRecords:
         for call_id in call_ids:
             path = f"/api/v2/call/{_in_path(call_id)}/ai_recap"
             events = await self._one(via, path, partial(recap_ready, call_id=call_id))
-            self._note_recap(found=bool(events))
+            self._note_recap(call_id, found=bool(events))
             if events:
                 yield events
 
-    def _note_recap(self, *, found: bool) -> None:
+    def _note_recap(self, call_id: str, *, found: bool) -> None:
         """Tell once if there is never any: that is more likely a feature that is off."""
-        if self._without_recap is None:
+        if found or self._without_recap is None:
+            self._without_recap = None
             return
-        self._without_recap = None if found else self._without_recap + 1
-        if self._without_recap == _ENOUGH_CALLS:
+        self._without_recap.add(call_id)
+        if len(self._without_recap) == _ENOUGH_CALLS:
             log.warning("recaps_missing", connection=self._name, calls=_ENOUGH_CALLS)
             self._without_recap = None
 

@@ -740,7 +740,8 @@ async def test_it_is_told_once_that_no_call_has_a_recap(api: FakeApi) -> None:
             assert [page async for page in records.also("recaps", ids, "poll")] == []
         return lines
 
-    assert await read(19) == []
+    for _ in range(3):  # a call that is asked for again is no other
+        assert await read(19) == []
     (line,) = await read(30)
     assert (line["event"], line["connection"], line["calls"]) == ("recaps_missing", "acme", 20)
     assert await read(50) == []
