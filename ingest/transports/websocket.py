@@ -20,7 +20,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 from msgspec import Struct
@@ -518,13 +520,15 @@ async def open_socket(
             ping_interval=None,
             close_timeout=timing.close_s,
             max_size=MAX_FRAME_BYTES,
+            # As for the API: what the environment says, but not for addresses of this machine.
+            proxy=None if _is_here(url) else True,
             logger=_SILENT,
         )
     except InvalidStatus as error:
         raise OpenError("handshake_refused", error.response.status_code) from None
     except (InvalidURI, ValueError):
         raise OpenError("bad_address") from None
-    except (InvalidProxy, ProxyError):
+    except (InvalidProxy, ProxyError, ImportError):  # SOCKS needs another library
         raise OpenError("proxy") from None
     except WebSocketException:
         raise OpenError("handshake_failed") from None
@@ -551,6 +555,15 @@ class _Library(ClientConnection):
         if isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.BINARY):
             self.texts.append(event.opcode is Opcode.TEXT)
         super().process_event(event)
+
+
+def _is_here(url: str) -> bool:
+    """Raises ValueError if there is no sense in it."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _why(error: ConnectionClosed) -> Lost:
