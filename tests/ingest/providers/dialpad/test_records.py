@@ -1133,6 +1133,15 @@ async def test_a_word_that_only_this_answer_knows_is_kept(api: FakeApi) -> None:
     assert event.surprises == (("duty_status", "wrapup-end"),)
 
 
+async def test_the_duty_of_another_is_a_reject(api: FakeApi) -> None:
+    operators(api, USER)
+    answer = {**ON_DUTY, "user_id": "5000000000000299"}
+    api.objects["/api/v2/callcenters/operators/5000000000000201/dutystatus"] = answer
+    (event,) = await also(api, "duty_status")
+    assert event.type == "dialstream.reject.unexpected_shape"
+    assert event.data["detail"] == "user_id is that of another user"
+
+
 async def test_a_centre_that_has_gone_meanwhile_has_no_operators(api: FakeApi) -> None:
     operators(api)
     del api.objects["/api/v2/callcenters/5000000000000301/operators"]
