@@ -207,9 +207,7 @@ def dialpad_sync(
     from ingest.settings import load_settings
 
     if rotate_secret and (adopt or as_json):
-        raise typer.BadParameter(
-            "it goes with none of --adopt, --json", param_hint="--rotate-secret"
-        )
+        raise typer.BadParameter("not with --adopt or --json", param_hint="--rotate-secret")
     if reloaded and not rotate_secret:
         raise typer.BadParameter("only with --rotate-secret", param_hint="--reloaded")
     settings = load_settings(config)

@@ -448,9 +448,16 @@ def _kept_endpoints(
 
 
 def our_websocket(endpoints: Iterable[Endpoint], secrets: Sequence[str]) -> Endpoint | None:
-    """The websocket that is ours; of several the first made, which is where one listens."""
+    """The websocket that is ours.
+
+    Of several it is where one listens: that with the first of the secrets, then the first made.
+    """
+
+    def worth(endpoint: Endpoint) -> tuple[int, tuple[int, str]]:
+        return secrets.index(str(endpoint.secret)), _age(endpoint.id)
+
     ours = [each for each in endpoints if each.form == "websocket" and each.secret in secrets]
-    return min(ours, key=lambda each: _age(each.id), default=None)
+    return min(ours, key=worth, default=None)
 
 
 def _is_same(one: Endpoint, other: Endpoint | None) -> bool:

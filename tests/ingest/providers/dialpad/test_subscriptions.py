@@ -394,7 +394,7 @@ def test_which_webhooks_are_ours(url: str, is_ours: bool) -> None:  # noqa: FBT0
     assert wanted().owns(read_endpoint("webhook", item)) == is_ours
 
 
-def test_our_websocket_is_the_first_made_that_carries_our_secret() -> None:
+def test_our_websocket_is_the_first_made_with_the_first_of_our_secrets() -> None:
     sockets = [
         Endpoint("websocket", "1000", "", OTHER_SECRET),
         Endpoint("websocket", "999", "", SECRET),
@@ -403,6 +403,8 @@ def test_our_websocket_is_the_first_made_that_carries_our_secret() -> None:
         Endpoint("webhook", "8", HOOKS, SECRET),
     ]
     assert our_websocket(sockets, [SECRET]) == sockets[1]
+    assert our_websocket(sockets, [OTHER_SECRET, SECRET]) == sockets[0]
+    assert our_websocket(sockets, [SECRET, OTHER_SECRET]) == sockets[1]
     assert our_websocket(sockets, [FOREIGN]) is None
 
 
