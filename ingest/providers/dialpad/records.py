@@ -93,9 +93,10 @@ class DialpadRecords:
         less than 30 days from the earliest to the latest. One that began a millisecond too early
         may be among them: the page does not say whether its bounds belong to the window.
         """
+        from_ms = max(0, from_ms)
         while from_ms < to_ms:
             end_ms = min(from_ms + SLICE_MS, to_ms)
-            params = {"started_after": from_ms - 1, "started_before": end_ms}
+            params = {"started_after": max(0, from_ms - 1), "started_before": end_ms}
             pages = self._pages(via, "/api/v2/call", call_recorded, params, limit=_CALLS_A_PAGE)
             async for page in pages:
                 yield page

@@ -489,6 +489,13 @@ async def test_a_window_is_asked_for_by_start_fifty_at_a_time(api: FakeApi) -> N
     assert api.asked == [("/api/v2/call", {"started_after": 999, "started_before": 2_000}, 50)]
 
 
+@pytest.mark.parametrize("from_ms", [0, -5])
+async def test_nothing_is_asked_of_the_time_before_1970(api: FakeApi, from_ms: int) -> None:
+    api.serve("/api/v2/call")
+    assert [page async for page in records_of(api).calls(from_ms, 2_000, "poll")] == []
+    assert api.asked == [("/api/v2/call", {"started_after": 0, "started_before": 2_000}, 50)]
+
+
 async def test_an_empty_window_asks_nothing(api: FakeApi) -> None:
     assert [page async for page in records_of(api).calls(5, 5, "poll")] == []
     assert [page async for page in records_of(api).calls(6, 5, "poll")] == []
