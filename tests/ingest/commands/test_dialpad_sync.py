@@ -1,16 +1,13 @@
 """`dialstream dialpad sync` on the simulated Dialpad: what people see, and what comes of it."""
 
-import asyncio
 import json
 import os
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGHUP
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -21,9 +18,8 @@ from ingest.commands.dialpad_sync import sync_subscriptions
 from ingest.errors import ConfigError
 from ingest.providers.dialpad.api import DialpadApi
 from ingest.settings import load_settings
-from ingest.simulator.dialpad_rest import Rates
-from ingest.simulator.dialpad_server import SimulatedDialpad, simulated_dialpad
 from tests.conftest import MakeProduct
+from tests.ingest.commands.running_dialpad import PUBLIC_URL, RunningDialpad
 from tests.kit import (
     OTHER_SECRET,
     SECRET,
@@ -36,58 +32,7 @@ from tests.kit import (
     sign,
 )
 
-PUBLIC = "https://hooks.example.com"
 FOREIGN = "a-secret-that-somebody-else-has-made-up!"
-
-
-class RunningDialpad:
-    """A simulated Dialpad in a thread, so that commands can be run beside it."""
-
-    def __init__(self) -> None:
-        self._up = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._ending = asyncio.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.dialpad: SimulatedDialpad
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        fast = Rates(company_per_s=10_000)
-        async with simulated_dialpad(pace=None, rates=fast) as self.dialpad:
-            self._up.set()
-            await self._ending.wait()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._up.wait(20)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._ending.set)
-        self._thread.join(20)
-
-    def connection(self, **more: Any) -> dict[str, Any]:
-        """Settings of a connection to it."""
-        return {
-            "provider": "dialpad",
-            "secrets": [SECRET],
-            "region": "US",
-            "api_key": self.dialpad.api_key,
-            "base_url": self.dialpad.base_url,
-            "public_url": PUBLIC,
-            "poll": {"enabled": False, "requests_per_s": 20},
-            **more,
-        }
-
-    def counts(self) -> dict[str, int]:
-        store = self.dialpad.resources
-        found = {kind: len(many) for kind, many in store.subscriptions.items()}
-        return found | {"webhooks": len(store.webhooks), "websockets": len(store.websockets)}
 
 
 ALL_MADE = {
@@ -151,7 +96,7 @@ def test_a_first_sync_shows_makes_and_then_has_nothing_to_do(
     assert running.counts() == NOTHING, "dry"
     lines = dry.stdout.splitlines()
     assert lines[0] == "acme"
-    assert f"  + webhook {PUBLIC}/webhooks/acme/agent_status: missing" in lines
+    assert f"  + webhook {PUBLIC_URL}/webhooks/acme/agent_status: missing" in lines
     assert "  + subscription to local contact: missing" in lines
     assert lines[-1] == "  11 to create; nothing was changed"
 
@@ -183,7 +128,7 @@ def test_programs_get_json(make_product: MakeProduct, running: RunningDialpad) -
     assert webhook == {
         "verb": "create",
         "kind": "call",
-        "what": f"webhook {PUBLIC}/webhooks/acme/call",
+        "what": f"webhook {PUBLIC_URL}/webhooks/acme/call",
         "id": str(next(iter(running.dialpad.resources.webhooks))),
         "reasons": [{"what": "deleted", "text": "missing"}],
         "done": True,
@@ -208,8 +153,8 @@ def test_each_change_is_a_line_that_says_from_what_to_what(
     assert sync(product) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
-        f"  ~ webhook {PUBLIC}/webhooks/acme/sms ({of_texts.endpoint_id}): with a secret that is "
-        "not ours → with ours" in lines
+        f"  ~ webhook {PUBLIC_URL}/webhooks/acme/sms ({of_texts.endpoint_id}): with a secret that "
+        "is not ours → with ours" in lines
     )
     assert (
         f"  ~ subscription to call ({of_calls.id}): call_states hangup → all; enabled off → on"
@@ -292,13 +237,13 @@ def bare() -> dict[str, Any]:
         ({"acme": bare()}, ("--reloaded",), "only with --rotate-secret"),
         ({"acme": bare()}, ("--rotate-secret", "--adopt"), "not with --adopt"),
         (
-            {"acme": {**bare(), "api_key": "k", "public_url": PUBLIC}},
+            {"acme": {**bare(), "api_key": "k", "public_url": PUBLIC_URL}},
             ("--rotate-secret",),
             "rotating needs two files",
         ),
         (
             {
-                "one": {**bare(), "api_key": "k", "public_url": PUBLIC},
+                "one": {**bare(), "api_key": "k", "public_url": PUBLIC_URL},
                 "two": {**bare(), "api_key": "k", "stream": {"enabled": True}},
             },
             (),

@@ -2,20 +2,23 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 
+from ingest.commands.dialpad_sync import sync_subscriptions
 from ingest.commands.doctor import Finding, judge_cluster
 from ingest.commands.topics import wanted_configs
 from ingest.eventlog.cluster import Cluster as FoundCluster
 from ingest.eventlog.cluster import FoundTopic, Operation, Partition
+from ingest.settings import load_settings
 from schemas.topics import TOPICS
 from tests.conftest import MakeProduct
 from tests.ingest.commands.on_kafka import SETTINGS, found, run_here, settings_for
+from tests.ingest.commands.running_dialpad import RunningDialpad
 from tests.kafka.cluster import PASSWORDS, READER, WRITER, Cluster
-from tests.kit import Product, Ran, assert_no_traceback, free_ports
+from tests.kit import OTHER_SECRET, SECRET, Product, Ran, assert_no_traceback, free_ports
 
 Found = list[dict[str, str]]
 
@@ -286,3 +289,97 @@ def test_a_broker_whose_own_address_cannot_be_reached_is_told(
     assert finding["state"] == "bad", "what it leads cannot be written"
     assert "the cluster names it as a broker's address" in finding["what"]
     assert "advertised.listeners" in finding["mend"]
+
+
+# Dialpad's side
+
+
+@pytest.fixture
+def running() -> Iterator[RunningDialpad]:
+    with RunningDialpad() as found:
+        yield found
+
+
+def of_dialpad(product: Product) -> dict[str, list[str]]:
+    """What is said of connection `acme`, by state."""
+    findings = [each for each in diagnosed(product) if each["what"].startswith("acme: ")]
+    told: dict[str, list[str]] = {}
+    for each in findings:
+        told.setdefault(each["state"], []).append(each["what"].removeprefix("acme: "))
+    return told
+
+
+def test_subscriptions_are_looked_at(make_product: MakeProduct, running: RunningDialpad) -> None:
+    product = make_product(settings={"connections": {"acme": running.connection()}})
+    assert of_dialpad(product) == {"bad": ["Dialpad sends nothing: there is no subscription"]}
+    assert run_sync(product) == 0
+    assert of_dialpad(product) == {
+        "good": ["Dialpad takes the key", "6 subscription(s) at Dialpad are as configured"]
+    }
+    store = running.dialpad.resources
+    (of_calls,) = store.subscriptions["call"].values()
+    of_calls.fields["enabled"] = False
+    (of_texts,) = store.subscriptions["sms"].values()
+    store.create_subscription(
+        "sms", {**of_texts.fields, "endpoint_id": of_texts.endpoint_id}, frozenset()
+    )
+    told = of_dialpad(product)
+    assert told.keys() == {"bad", "odd"}
+    assert told["bad"] == ["subscription to call: enabled off → on"]
+    assert told["odd"] == [f"subscription to sms: the same as {of_texts.id}"]
+
+
+def run_sync(product: Product) -> int:
+    return sync_subscriptions(
+        load_settings(product.config, {}), None, dry_run=False, adopt=False, as_json=True
+    )
+
+
+def test_a_key_that_is_refused_and_one_that_may_not_see_everything(
+    make_product: MakeProduct, running: RunningDialpad
+) -> None:
+    polled = running.connection(poll={"enabled": True, "requests_per_s": 20})
+    product = make_product(settings={"connections": {"acme": polled}})
+    assert run_sync(product) == 0
+    running.dialpad.faults.missing_scopes = ("calls:list", "change_log")
+    told = of_dialpad(product)
+    assert told == {
+        "bad": [
+            "GET /api/v2/call: answered 403",
+            "the key may not read subscriptions of: changelog",
+        ]
+    }
+    running.dialpad.faults.missing_scopes = ()
+    running.dialpad.faults.key_revoked = True
+    (what,) = of_dialpad(product)["bad"]
+    assert what.endswith("answered 401")
+
+
+def test_one_that_is_only_polled_needs_neither_secret_nor_subscription(
+    make_product: MakeProduct, running: RunningDialpad
+) -> None:
+    polled = running.connection(poll={"enabled": True}, secrets=[], public_url=None)
+    del polled["secrets"], polled["public_url"]
+    product = make_product(settings={"connections": {"acme": polled}})
+    assert of_dialpad(product) == {"good": ["Dialpad takes the key"]}
+
+
+def test_an_unfinished_rotation_and_a_socket_without_a_listener_are_told(
+    make_product: MakeProduct, running: RunningDialpad
+) -> None:
+    by_socket = running.connection(subscriptions={"transport": "websocket"})
+    product = make_product(settings={"connections": {"acme": by_socket}})
+    assert run_sync(product) == 0
+    product.configure({"connections": {"acme": {**by_socket, "secrets": [OTHER_SECRET, SECRET]}}})
+    told = of_dialpad(product)
+    assert told["bad"] == ["events are to come by the websocket, and nobody listens to it"]
+    assert told["odd"] == ["Dialpad signs with a secret that is not the first one"]
+
+
+def test_who_does_not_answer_holds_nobody_up(
+    make_product: MakeProduct, running: RunningDialpad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.commands.doctor.PROVIDERS_S", 0.3)
+    running.dialpad.faults.slow, running.dialpad.faults.slow_s = 1.0, 60.0
+    product = make_product(settings={"connections": {"acme": running.connection()}})
+    assert of_dialpad(product)["bad"] == ["Dialpad has not told everything within 0 s"]
