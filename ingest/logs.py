@@ -150,6 +150,36 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "Whether Dialpad sends what is configured could not be found out.",
         "connection reason status",
     ),
+    "poll_pass": (
+        "A window of a provider's records is on the event log (level debug).",
+        "connection kind read published window_s seconds",
+    ),
+    "poll_failed": (
+        "A provider could not be read; it is tried again, and the watermark stays.",
+        "connection what reason detail failures retry_in_s",
+    ),
+    "poll_stopped": (
+        "A provider refuses our key; it is tried again after a while, and at SIGHUP.",
+        "connection what reason detail retry_in_s",
+    ),
+    "poll_resumed": ("A provider that had failed can be read again.", "connection what"),
+    "poll_waits": (
+        "The event log does not take what was read back; it is tried until it does.",
+        "connection reason retry_in_s",
+    ),
+    "poll_behind": (
+        "Too many transcripts or recaps were waiting: the oldest were given up.",
+        "connection what dropped",
+    ),
+    "poll_memory_lost": (
+        "What was published cannot be remembered on this disk; some of it is published again.",
+        "path error",
+    ),
+    "gap_closed": (
+        "A gap was read back; `found`: the calls that ended in it.",
+        "connection channel reason seconds found",
+    ),
+    "gap_unreadable": ("A record on the topic of gaps is none of ours.", "position"),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",

@@ -260,6 +260,32 @@ STREAM_RECONNECTS = Counter(
     registry=REGISTRY,
 )
 
+POLL_WATERMARK_AGE_SECONDS = Gauge(
+    "dialstream_poll_watermark_age_seconds",
+    "How long ago the end of what was read back of a connection is, where we own it. Rises while "
+    "its provider cannot be read.",
+    ["connection"],
+    registry=REGISTRY,
+)
+POLL_READ = Counter(
+    "dialstream_poll_read",
+    "Items of providers' lists that were read back, every time that they were.",
+    ["connection", "what"],
+    registry=REGISTRY,
+)
+POLL_PUBLISHED = Counter(
+    "dialstream_poll_published",
+    "Of these, what was new or had changed, and is on the event log.",
+    ["connection", "what"],
+    registry=REGISTRY,
+)
+POLL_GAPS_OPEN = Gauge(
+    "dialstream_poll_gaps_open",
+    "Gaps that are not read back yet, where we own the connection.",
+    ["connection"],
+    registry=REGISTRY,
+)
+
 
 class SpoolGauge(Collector):
     """How much waits in the spool, and for how long it lasts; nothing while there is no spool."""

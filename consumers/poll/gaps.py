@@ -1,0 +1,92 @@
+"""The gaps that are open, as the topic of gaps tells them."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime
+
+import orjson
+import structlog
+
+from consumers.poll.windows import Gap
+from ingest.eventlog.log import Reader, StoredRecord
+
+log = structlog.get_logger()
+
+TOPIC = "gaps"
+
+_FETCH_S = 0.5
+
+
+class Gaps:
+    """Follows the topic from its beginning, for all connections of the process."""
+
+    def __init__(self) -> None:
+        #: Connection → (channel, from) → the gap.
+        self._open: dict[str, dict[tuple[str, int], Gap]] = {}
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def follow(self, reader: Reader) -> None:
+        """Read for as long as the process lives."""
+        while True:
+            waiting = list(self._waiting)
+            if waiting and await reader.caught_up():
+                for waiter in waiting:
+                    self._waiting.remove(waiter)
+                    if not waiter.done():
+                        waiter.set_result(None)
+            self.read(await reader.fetch(wait_s=_FETCH_S))
+
+    async def current(self) -> None:
+        """Return once everything that is on the topic now has been read."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def read(self, records: Iterable[StoredRecord]) -> None:
+        """Take in what stands on the topic, in its order."""
+        for record in records:
+            try:
+                event = orjson.loads(record.value or b"")
+                data = event["data"]
+                gap = Gap(
+                    channel=data["channel"],
+                    from_ms=_ms(data["from"]),
+                    to_ms=None if data["to"] is None else _ms(data["to"]),
+                    reason=data["reason"],
+                )
+                connection, closed = event["connection"], event["type"].endswith(".closed")
+            except (ValueError, KeyError, TypeError, AttributeError):  # not written by us
+                log.warning("gap_unreadable", position=record.position)
+                continue
+            if closed:
+                self.closed(connection, gap)
+            else:
+                self._open.setdefault(connection, {})[gap.channel, gap.from_ms] = gap
+
+    def closed(self, connection: str, gap: Gap) -> None:
+        self._open.get(connection, {}).pop((gap.channel, gap.from_ms), None)
+
+    def of(self, connection: str, connected_ms: int | None) -> list[Gap]:
+        """Those of a connection, each with its end if that is known.
+
+        ``connected_ms``: since when the websocket is connected, or was the last time.
+        """
+        found = sorted(self._open.get(connection, {}).values(), key=lambda gap: gap.from_ms)
+        return [gap if gap.to_ms is not None else _ended(gap, found, connected_ms) for gap in found]
+
+
+def _ended(gap: Gap, others: Iterable[Gap], connected_ms: int | None) -> Gap:
+    """A gap ends when the channel hears again; at the latest before it goes deaf once more."""
+    ends = [
+        other.from_ms
+        for other in others
+        if other.channel == gap.channel and other.from_ms > gap.from_ms
+    ]
+    if gap.channel == "websocket" and connected_ms is not None and connected_ms > gap.from_ms:
+        ends.append(connected_ms)
+    to_ms = min(ends, default=None)
+    return Gap(channel=gap.channel, from_ms=gap.from_ms, to_ms=to_ms, reason=gap.reason)
+
+
+def _ms(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

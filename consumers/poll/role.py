@@ -1,0 +1,123 @@
+"""The role ``poll``: a poller for each connection that is ours."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
+
+from consumers.poll.gaps import TOPIC, Gaps
+from consumers.poll.poller import Poller
+from consumers.poll.seen import Seen
+from ingest.delivery import Records
+from ingest.errors import ConfigError
+from ingest.eventlog.kinds import open_reader
+from ingest.eventlog.ownership import sole_owner
+from ingest.providers import PROVIDERS
+from ingest.runner import Stopping
+from ingest.service import Service, open_service
+from ingest.settings import Connection, Settings
+from ingest.work import Job, share_work
+
+ROLE = "poller"
+
+#: On one data directory, all but one of them standing by.
+_MOST_POLLERS = 9
+
+#: Whose work is shared.
+_WORK = "poll"
+
+
+def polled_connections(settings: Settings) -> list[str]:
+    """Those with records that are to be read back."""
+    return [
+        name
+        for name, connection in settings.connections.items()
+        if connection.polled and PROVIDERS[connection.provider].records is not None
+    ]
+
+
+def memory_path(path: Path, connection: str) -> Path:
+    """Where a connection's poller remembers what it has read."""
+    return path / "poll" / f"{connection}.sqlite"
+
+
+async def poll_alone(settings: Settings, stopping: Stopping) -> None:
+    """Be a poller and nothing else. Raises ConfigError if there is nothing to poll."""
+    if not polled_connections(settings):
+        raise ConfigError(
+            "connections: none is polled: set api_key or api_key_file of one, and do not set "
+            "poll.enabled = false"
+        )
+
+    with _own_name(settings.eventlog.path) as name:
+        async with open_service(settings, name, stopping) as service:
+            await poll(service)
+
+
+@contextmanager
+def _own_name(path: Path) -> Iterator[str]:
+    """``poller``, or the next that no other process on the data directory has.
+
+    Each needs a spool of its own, also who stands by. Raises ConfigError.
+    """
+    for number in range(1, _MOST_POLLERS + 1):
+        name = ROLE if number == 1 else f"{ROLE}-{number}"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(sole_owner(path, name))
+            except ConfigError:
+                if number == _MOST_POLLERS:
+                    raise
+                continue
+            yield name
+            return
+
+
+async def poll(service: Service) -> None:
+    """Read back the connections that are ours until the service is stopping."""
+    settings = service.settings
+    gaps = Gaps()
+    pollers: dict[str, Poller] = {}
+
+    def troubles() -> Sequence[str]:
+        return [word for poller in pollers.values() for word in poller.troubles()]
+
+    def reload() -> None:
+        for poller in pollers.values():
+            poller.reload()
+
+    async def run(job: Job) -> None:
+        name = job.connection
+        connection = settings.connections[name]
+
+        def open_records() -> AbstractAsyncContextManager[Records]:
+            return _open_records(name, connection)
+
+        path = memory_path(settings.eventlog.path, name)
+        with closing(await asyncio.to_thread(Seen, path)) as seen:
+            poller = Poller(job, connection, open_records, service.eventlog, gaps, seen)
+            pollers[name] = poller
+            try:
+                await poller.run()
+            finally:
+                del pollers[name]
+
+    service.troubles.append(troubles)
+    service.reloads.append(reload)
+    async with (
+        open_reader(settings, [TOPIC]) as reader,
+        asyncio.TaskGroup() as tasks,
+    ):
+        following = tasks.create_task(gaps.follow(reader))
+        sharing = tasks.create_task(share_work(service, _WORK, polled_connections(settings), run))
+        service.started(ROLE)
+        await service.stopping.wait()
+        sharing.cancel()
+        await asyncio.wait([sharing])
+        following.cancel()
+
+
+def _open_records(name: str, connection: Connection) -> AbstractAsyncContextManager[Records]:
+    records = PROVIDERS[connection.provider].records
+    assert records is not None
+    return records(name, connection)
