@@ -197,10 +197,8 @@ class PlayLog:
         return [json.loads(r.value) for r in self.records if r.topic == topic and r.value]
 
     def legs(self) -> dict[str, list[str]]:
-        """What calls' events say, by leg, first occurrences only, in their order."""
-        found: dict[str, list[str]] = {}
+        """What calls' events say, by leg, each once, by its first occurrence."""
+        found: dict[str, dict[str, None]] = {}
         for event in self.values("calls"):
-            said = found.setdefault(event["data"]["call_id"], [])
-            if event["data"]["custom_data"] not in said:
-                said.append(event["data"]["custom_data"])
-        return found
+            found.setdefault(event["data"]["call_id"], {})[event["data"]["custom_data"]] = None
+        return {leg: list(said) for leg, said in found.items()}

@@ -12,11 +12,10 @@ from ingest.api import ApiError
 from ingest.delivery import Stream
 from ingest.errors import ConfigError
 from ingest.providers.dialpad.api import DialpadApi, open_api, text_id
+from ingest.providers.dialpad.subscriptions import WEBSOCKETS, our_websocket, read_endpoint
 
 if TYPE_CHECKING:
     from ingest.settings import Connection
-
-_PATH = "/api/v2/websockets"
 
 
 @asynccontextmanager
@@ -45,11 +44,11 @@ class DialpadStream:
     async def url(self) -> str:
         """A fresh address: its token lives for an hour, and so does a connection.
 
-        Ours is the websocket that carries one of our secrets. If several do, it is the one with the
-        secret that stands first, and of these the one that was made first.
+        Ours is the websocket that carries one of our secrets; of several the one that `dialpad
+        sync` leaves.
         """
         found = await self._ours() or text_id((await self._make()).get("id"))
-        address = (await self._api.get(f"{_PATH}/{found}")).get("websocket_url")
+        address = (await self._api.get(f"{WEBSOCKETS}/{found}")).get("websocket_url")
         if not isinstance(address, str) or not address.startswith(
             ("wss://", "ws://") if self._plain else "wss://"
         ):
@@ -57,21 +56,14 @@ class DialpadStream:
         return address
 
     async def _ours(self) -> str | None:
-        found: list[tuple[int, int, str]] = []
-        async for page in self._api.pages(_PATH):
-            for item in map(json.loads, page):
-                secret = _secret(item)
-                if secret in self._secrets:
-                    ident = text_id(item.get("id"))
-                    found.append((self._secrets.index(secret), len(ident), ident))
-        return min(found)[2] if found else None
+        # What has no id is an error, not passed over: if it is ours, we would make one every hour.
+        endpoints = [
+            read_endpoint("websocket", json.loads(item))
+            async for page in self._api.pages(WEBSOCKETS)
+            for item in page
+        ]
+        found = our_websocket(endpoints, self._secrets)
+        return None if found is None else found.id
 
     async def _make(self) -> Any:
-        return await self._api.post(_PATH, {"secret": self._secrets[0]})
-
-
-def _secret(item: Any) -> str | None:
-    """Where a websocket has none, ``signature`` is absent or null."""
-    signature = item.get("signature") if isinstance(item, dict) else None
-    secret = signature.get("secret") if isinstance(signature, dict) else None
-    return secret if isinstance(secret, str) else None
+        return await self._api.post(WEBSOCKETS, {"secret": self._secrets[0]})
