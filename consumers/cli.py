@@ -77,3 +77,60 @@ def tail(
         as_json=as_json,
     )
     raise typer.Exit(code)
+
+
+@app.command()
+def poll(config: ConfigOption = None) -> None:
+    """Read back what the providers keep: calls, and what the setting `also` names."""
+    from consumers.poll.role import poll_alone
+    from ingest.logs import setup_logs
+    from ingest.runner import run
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    logs = setup_logs(settings.logging.format, settings.logging.level)
+    try:
+        code = run(lambda stopping: poll_alone(settings, stopping))
+    finally:
+        logs.close()
+    raise typer.Exit(code)
+
+
+@app.command()
+def backfill(
+    connection: Annotated[str, typer.Argument(help="Whose calls.")],
+    from_: Annotated[
+        str, typer.Option("--from", help="When they began: 2026-09-21, or 2026-09-21T14:00:00Z.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="Those that began then are not read.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count them, publish nothing.")
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=20.0, help="Requests a second, instead of the setting's."),
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Read the calls of a stretch of time back.
+
+    Dates are days in UTC. It may run beside `up`, which does not know of it: together they ask the
+    provider at the rate of the settings (requests_per_s) and at --rate, which is the same unless
+    you give another. Killed or failed, it goes on where it was when it is run again with the same
+    times; it exits with 1 until it is done.
+    """
+    from consumers.poll.backfill import backfill as read_back
+    from ingest.settings import load_settings
+
+    raise typer.Exit(
+        read_back(
+            load_settings(config),
+            connection,
+            from_,
+            to,
+            dry_run=dry_run,
+            rate=rate,
+            as_json=as_json,
+        )
+    )

@@ -208,7 +208,7 @@ class Poller:
             self._sweep_turn = self._seen.begin(CALLS)
         begun_s = time.monotonic()
         read = published = 0
-        async with _closing(records.calls(window.from_ms, window.to_ms, VIA)) as pages:
+        async with closing_pages(records.calls(window.from_ms, window.to_ms, VIA)) as pages:
             async for page in pages:
                 read += len(page)
                 published += await self._take_page(page, window.gaps)
@@ -312,7 +312,7 @@ class Poller:
             return LOOK_S
         found: list[Event] = []
         try:
-            async with _closing(records.also(what, [call_id], VIA)) as pages:
+            async with closing_pages(records.also(what, [call_id], VIA)) as pages:
                 async for page in pages:
                     await self._store(what, page, self._seen.fresh(what, page))
                     found += page
@@ -345,7 +345,7 @@ class Poller:
                 return every_s - since_s
         begun_ms = now_ms()
         turn = self._seen.begin(what)
-        async with _closing(records.also(what, [], VIA)) as pages:
+        async with closing_pages(records.also(what, [], VIA)) as pages:
             async for page in pages:
                 if what == "contacts":
                     page = self._compared(page, first=last_ms is None)  # noqa: PLW2901
@@ -425,7 +425,7 @@ def _whole(checkpoint: Mapping[str, Any], name: str) -> int | None:
 
 
 @asynccontextmanager
-async def _closing(
+async def closing_pages(
     pages: AsyncIterator[Sequence[Event]],
 ) -> AsyncIterator[AsyncIterator[Sequence[Event]]]:
     """End what reads the pages with the block, and not some time later."""

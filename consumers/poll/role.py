@@ -94,7 +94,7 @@ async def poll(service: Service) -> None:
             return _open_records(name, connection)
 
         path = memory_path(settings.eventlog.path, name)
-        with closing(await asyncio.to_thread(Seen, path)) as seen:
+        with closing(await asyncio.to_thread(Seen.open, path)) as seen:
             poller = Poller(job, connection, open_records, service.eventlog, gaps, seen)
             pollers[name] = poller
             try:

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 import apsw
 import structlog
@@ -86,21 +87,43 @@ def key_of(event: Event) -> str:
 class Seen:
     """The memory of one connection's poller. Blocks, for well under a millisecond a page."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or makes the file; one that cannot be read is made anew."""
+    def __init__(self, db: apsw.Connection, path: Path | None) -> None:
+        """Use `open`, `glance` or `nothing`."""
+        self._db = db
         self._path = path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or make the file; one that cannot be read is made anew."""
         try:
             make_folder(path.parent)
             try:
-                self._db = _open(path)
+                return cls(_open(path), path)
             except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
-                self._tell_lost(error)
+                _tell_lost(path, error)
                 for suffix in ("", "-wal", "-shm"):
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
-                self._db = _open(path)
+                return cls(_open(path), path)
         except (apsw.Error, OSError) as error:
-            self._tell_lost(error)
-            self._db = _open(":memory:")
+            _tell_lost(path, error)
+            return cls(_open(":memory:"), path)
+
+    @classmethod
+    def glance(cls, path: Path) -> Self | None:
+        """That of a poller which may be running, only to read in; None if there is none."""
+        try:
+            db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+            db.set_busy_timeout(_BUSY_MS)
+            seen = cls(db, path)
+            seen.note("mark")
+        except apsw.Error:
+            return None
+        return seen
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Empty, and gone with the process."""
+        return cls(_open(":memory:"), None)
 
     def close(self) -> None:
         self._db.close()
@@ -283,7 +306,7 @@ class Seen:
             self._do(work)
         except apsw.Error as error:
             # A disk that takes nothing must not stop us: what we do not remember we repeat.
-            self._tell_lost(error)
+            _tell_lost(self._path, error)
             self._db = _open(":memory:")
             self._do(work)
 
@@ -293,8 +316,9 @@ class Seen:
                 if rows:
                     self._db.executemany(sql, rows)
 
-    def _tell_lost(self, error: Exception) -> None:
-        log.warning("poll_memory_lost", path=str(self._path), error=type(error).__name__)
+
+def _tell_lost(path: Path | None, error: Exception) -> None:
+    log.warning("poll_memory_lost", path=str(path), error=type(error).__name__)
 
 
 def _open(path: Path | str) -> apsw.Connection:

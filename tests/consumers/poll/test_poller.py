@@ -72,7 +72,7 @@ async def read_for(
     path: Path, records: FakeRecords, job: FakeJob, count: int = 3, **settings: Any
 ) -> None:
     """A poller's life of so many passes."""
-    seen = Seen(path / "poll" / "acme.sqlite")
+    seen = Seen.open(path / "poll" / "acme.sqlite")
     async with (
         open_journal(path) as journal,
         running(poller(records, job, journal, seen, **settings)),
@@ -147,7 +147,7 @@ async def test_a_failure_at_any_page_moves_no_watermark_and_loses_nothing(
 ) -> None:
     job = FakeJob()
     records.faults = [*[None] * at, *[ApiError(reason) for _ in range(3)]]
-    seen = Seen(tmp_path / "poll.sqlite")
+    seen = Seen.open(tmp_path / "poll.sqlite")
     async with open_journal(tmp_path) as journal:
         one = poller(records, job, journal, seen)
         with capture_logs() as logs:
@@ -188,7 +188,7 @@ async def test_a_refused_key_stops_it_and_a_new_one_is_tried_at_once(
     tmp_path: Path, records: FakeRecords
 ) -> None:
     job = FakeJob()
-    seen = Seen(tmp_path / "poll.sqlite")
+    seen = Seen.open(tmp_path / "poll.sqlite")
     async with open_journal(tmp_path) as journal:
         one = poller(records, job, journal, seen)
         records.broken["calls"] = ApiError("forbidden", "GET: 403", status=403, mend="a scope")
@@ -214,7 +214,7 @@ async def test_a_refused_key_stops_it_and_a_new_one_is_tried_at_once(
 
 
 async def test_a_key_that_cannot_be_read_stops_it_too(tmp_path: Path, records: FakeRecords) -> None:
-    job, seen = FakeJob(), Seen(tmp_path / "poll.sqlite")
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     refusals = [ConfigError("api_key_file: it is gone")]
 
     @asynccontextmanager
@@ -236,7 +236,7 @@ async def test_a_key_that_cannot_be_read_stops_it_too(tmp_path: Path, records: F
 async def test_what_fails_beside_the_calls_stops_itself_alone(
     tmp_path: Path, records: FakeRecords
 ) -> None:
-    job, seen = FakeJob(), Seen(tmp_path / "poll.sqlite")
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     records.broken["consents"] = ApiError("forbidden", status=403)
     records.lists["directory"] = [listed("directory", "7", 1)]
     async with open_journal(tmp_path) as journal:
@@ -269,7 +269,7 @@ class Reluctant:
 async def test_what_the_log_does_not_take_is_offered_until_it_does(
     tmp_path: Path, records: FakeRecords
 ) -> None:
-    job, seen = FakeJob(), Seen(tmp_path / "poll.sqlite")
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     async with open_journal(tmp_path) as journal:
         log = Reluctant(journal, 3)
         async with running(poller(records, job, log, seen)):
@@ -287,14 +287,14 @@ async def test_cancelled_anywhere_and_begun_again_nothing_is_lost(
     job = FakeJob()
     async with open_journal(tmp_path) as journal:
         for life in range(25):
-            seen = Seen(tmp_path / "poll.sqlite")
+            seen = Seen.open(tmp_path / "poll.sqlite")
             async with running(poller(records, job, journal, seen)):
                 for _ in range(life):
                     await asyncio.sleep(0)
                 await asyncio.sleep(life * 0.001)
             seen.close()
             records.list.append(Call(300 + life, now_ms() - 100, now_ms()))
-        seen = Seen(tmp_path / "poll.sqlite")
+        seen = Seen.open(tmp_path / "poll.sqlite")
         async with running(poller(records, job, journal, seen)):
             await passes(records, 2)
         seen.close()
@@ -325,8 +325,8 @@ async def test_a_gap_is_read_back_and_closed_with_what_ended_in_it(
     gaps = CurrentGaps()
     gap = Gap(channel="webhook", from_ms=old, to_ms=old + HOUR_MS, reason="test")
     gaps._open["acme"] = {("webhook", old): gap}
-    job, seen = FakeJob({}), Seen(tmp_path / "poll.sqlite")
     job = FakeJob(saved={"calls": {"watermark_ms": now, "swept_ms": now}})
+    seen = Seen.open(tmp_path / "poll.sqlite")
     async with open_journal(tmp_path) as journal:
         with capture_logs() as logs:
             async with running(poller(records, job, journal, seen, gaps)):
@@ -362,7 +362,7 @@ async def test_a_gap_that_fails_is_read_again_and_counts_nothing_twice(
             "websocket": {"connected_ms": old + HOUR_MS},
         }
     )
-    seen = Seen(tmp_path / "poll.sqlite")
+    seen = Seen.open(tmp_path / "poll.sqlite")
     async with (
         open_journal(tmp_path) as journal,
         running(poller(records, job, journal, seen, gaps)),
@@ -380,7 +380,7 @@ async def test_a_gap_that_fails_is_read_again_and_counts_nothing_twice(
 async def test_transcripts_of_recorded_calls_are_fetched_once_they_are_there(
     tmp_path: Path, records: FakeRecords
 ) -> None:
-    job, seen = FakeJob(), Seen(tmp_path / "poll.sqlite")
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     for call in records.list[:3]:
         call.recorded = True
     records.artefacts["transcripts"] = {"100": 1}
@@ -418,7 +418,7 @@ async def test_what_is_wanted_survives_a_restart(tmp_path: Path, records: FakeRe
     await read_for(tmp_path, records, job, also=("recaps",))
     records.broken.clear()
     records.artefacts["recaps"] = {str(call.ident): 1 for call in records.list}
-    seen = Seen(tmp_path / "poll" / "acme.sqlite")
+    seen = Seen.open(tmp_path / "poll" / "acme.sqlite")
     async with (
         open_journal(tmp_path) as journal,
         running(poller(records, job, journal, seen, also=("recaps",))),
@@ -431,7 +431,7 @@ async def test_what_is_wanted_survives_a_restart(tmp_path: Path, records: FakeRe
 
 async def lists_once(path: Path, records: FakeRecords, job: FakeJob, what: str) -> None:
     """Go through a list once, as if it were due."""
-    seen = Seen(path / "poll" / "acme.sqlite")
+    seen = Seen.open(path / "poll" / "acme.sqlite")
     async with open_journal(path) as journal:
         one = poller(records, job, journal, seen, also=(what,), every_s=1e-6, sweep_every_s=1e-6)
         assert await one._read_list(what, records) == 0.0

@@ -1,0 +1,352 @@
+"""`dialstream backfill`: reads a stretch of time back, for people.
+
+It runs beside whatever else does. Where it was is kept in ``backfill/<connection>.sqlite`` below
+the data directory until it is done: killed and run again with the same times, it goes on there.
+"""
+
+import asyncio
+import difflib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from consumers.poll.poller import SOURCE, closing_pages, pause_s
+from consumers.poll.role import memory_path
+from consumers.poll.seen import CALLS, Seen
+from consumers.poll.windows import SLICE_MS
+from ingest.api import ApiError
+from ingest.checkpoints import read_checkpoints
+from ingest.delivery import Records
+from ingest.errors import ConfigError, PublishError
+from ingest.eventlog.kinds import open_log
+from ingest.eventlog.log import Publisher
+from ingest.eventlog.ownership import sole_owner
+from ingest.logs import setup_logs
+from ingest.pipeline import store
+from ingest.providers import PROVIDERS
+from ingest.runner import Stopping, run
+from ingest.settings import Connection, Settings
+from schemas.event import Event
+from schemas.times import LAST_MS, rfc3339
+
+ROLE = "backfill"
+
+_PUBLISH_S = 30.0
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+@dataclass(slots=True)
+class Progressed:
+    """How far a backfill has come. Counts are those since its beginning, restarts included."""
+
+    from_ms: int
+    to_ms: int
+    #: Everything that began before it is on the log.
+    at_ms: int
+    calls: int = 0
+    #: Not known to be on the event log; published, unless it was only asked for.
+    new: int = 0
+    unreadable: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.at_ms >= self.to_ms
+
+
+def backfill(
+    settings: Settings,
+    name: str,
+    from_: str,
+    to: str,
+    *,
+    dry_run: bool,
+    rate: float | None,
+    as_json: bool,
+) -> int:
+    """Read the calls of a connection that began in [from, to); 0 once all are on the event log.
+
+    1 if it has to be run again. ``rate``: requests a second instead of those in the settings.
+    Raises ConfigError.
+    """
+    connection = _connection(settings, name, rate)
+    from_ms, to_ms = _instant("--from", from_), _instant("--to", to)
+    if from_ms >= to_ms:
+        raise ConfigError("--to is not after --from: there is nothing between them")
+    logs = setup_logs(settings.logging.format, "error")
+    try:
+        if dry_run:
+            work = _Work(settings, name, connection, Progressed(from_ms, to_ms, from_ms), None)
+            code = run(work.count)
+        else:
+            with _own_memory(settings.eventlog.path, name) as own:
+                work = _Work(settings, name, connection, _resume(own, from_ms, to_ms), own)
+                code = run(work.publish)
+                if work.progressed.done:
+                    own.set_note("done", 1)
+    finally:
+        logs.close()
+    waiting = 0 if dry_run else _waiting(settings)
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    if as_json:
+        out.print(json.dumps(work.summary(dry_run=dry_run, waiting=waiting)))
+    else:
+        out.print(work.story(dry_run=dry_run, waiting=waiting))
+    return code or (0 if work.progressed.done and not waiting else 1)
+
+
+class _Work:
+    """Reads, counts, publishes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        connection: Connection,
+        progressed: Progressed,
+        own: Seen | None,
+    ) -> None:
+        """``own``: what this backfill remembers; None if it only counts."""
+        self.progressed = progressed
+        self._resumed = progressed.calls > 0 or progressed.at_ms > progressed.from_ms
+        self._settings = settings
+        self._name = name
+        self._connection = connection
+        self._own = own
+        self._failed: ApiError | None = None
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[calls]:,} calls, {task.fields[new]:,} new"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar = self._progress.add_task(
+            name, total=progressed.to_ms - progressed.from_ms, calls=0, new=0
+        )
+
+    async def count(self, stopping: Stopping) -> None:
+        await self._until_stopped(stopping, None)
+
+    async def publish(self, stopping: Stopping) -> None:
+        async with open_log(self._settings, ROLE) as publisher:
+            await self._until_stopped(stopping, publisher)
+
+    async def _until_stopped(self, stopping: Stopping, publisher: Publisher | None) -> None:
+        with self._progress, closing(await self._poller()) as poller:
+            taking = asyncio.create_task(self._take_all(publisher, poller))
+            asked = asyncio.create_task(stopping.wait())
+            try:
+                await asyncio.wait([taking, asked], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # What is half done is done again; what is durable is remembered.
+                for task in (taking, asked):
+                    task.cancel()
+                await asyncio.wait([taking, asked])
+            if not taking.cancelled():
+                taking.result()
+
+    async def _poller(self) -> Seen:
+        """What the connection's poller knows to be on the event log, if it can be believed."""
+        path = memory_path(self._settings.eventlog.path, self._name)
+        seen = Seen.glance(path)
+        if seen is not None:
+            checkpoints = await read_checkpoints(self._settings)
+            checkpoint = checkpoints.get((self._name, SOURCE), {})
+            if seen.note("mark") == checkpoint.get("cache"):
+                return seen
+            seen.close()
+        return Seen.nothing()
+
+    async def _take_all(self, publisher: Publisher | None, poller: Seen) -> None:
+        open_records = PROVIDERS[self._connection.provider].records
+        assert open_records is not None
+        progressed = self.progressed
+        try:
+            async with open_records(self._name, self._connection) as records:
+                while not progressed.done:
+                    to_ms = min(progressed.at_ms + SLICE_MS, progressed.to_ms)
+                    await self._take_slice(records, to_ms, publisher, poller)
+                    progressed.at_ms = to_ms
+                    self._note()
+        except ApiError as error:
+            self._failed = error
+
+    async def _take_slice(
+        self, records: Records, to_ms: int, publisher: Publisher | None, poller: Seen
+    ) -> None:
+        progressed = self.progressed
+        turn = 0 if self._own is None else self._own.begin(CALLS)
+        async with closing_pages(records.calls(progressed.at_ms, to_ms, "backfill")) as pages:
+            async for page in pages:
+                own = page if self._own is None else self._own.fresh(CALLS, page)
+                fresh = poller.fresh(CALLS, own)
+                if publisher is not None and fresh:
+                    await self._put(publisher, fresh)
+                # Those that are remembered were counted before it was interrupted.
+                calls = [event for event in own if event.subject_kind == "call"]
+                progressed.calls += len(calls)
+                progressed.unreadable += len(own) - len(calls)
+                progressed.new += sum(event.subject_kind == "call" for event in fresh)
+                if self._own is not None:
+                    self._own.remember(CALLS, page)
+                self._note()
+                self._show(page, to_ms)
+        if self._own is not None:
+            self._own.forget_before(CALLS, turn)
+
+    async def _put(self, publisher: Publisher, events: Sequence[Event]) -> None:
+        """Return once they are durable."""
+        for tries in itertools.count(1):
+            deadline = asyncio.get_running_loop().time() + _PUBLISH_S
+            try:
+                await store(publisher, events, deadline)
+            except PublishError as error:
+                self._progress.update(self._bar, description=f"event log: {error.reason}")
+                await asyncio.sleep(pause_s(tries, 0.2, 10.0))
+            else:
+                self._progress.update(self._bar, description=self._name)
+                return
+
+    def _note(self) -> None:
+        if self._own is not None:
+            self._own.set_note("progressed", json.dumps(asdict(self.progressed)))
+
+    def _show(self, page: Sequence[Event], to_ms: int) -> None:
+        """A slice is read from its end to its beginning."""
+        begun = [
+            text
+            for event in page
+            if event.subject_kind == "call" and (text := event.data.get("started_at"))
+        ]
+        progressed = self.progressed
+        done_ms = progressed.at_ms - progressed.from_ms
+        if begun:
+            earliest_ms = round(datetime.fromisoformat(min(begun)).timestamp() * 1000)
+            done_ms += max(0, to_ms - max(earliest_ms, progressed.at_ms))
+        self._progress.update(
+            self._bar, completed=done_ms, calls=progressed.calls, new=progressed.new
+        )
+
+    def summary(self, *, dry_run: bool, waiting: int) -> dict[str, object]:
+        """For programs."""
+        progressed = self.progressed
+        return {
+            "connection": self._name,
+            "from": rfc3339(progressed.from_ms),
+            "to": rfc3339(progressed.to_ms),
+            "read_to": rfc3339(progressed.at_ms),
+            "done": progressed.done,
+            "calls": progressed.calls,
+            "new": progressed.new,
+            "unreadable": progressed.unreadable,
+            "published": not dry_run,
+            "waiting_in_spool": waiting,
+        }
+
+    def story(self, *, dry_run: bool, waiting: int) -> str:
+        """For people."""
+        progressed = self.progressed
+        what = "not known to the poller; nothing was published" if dry_run else "published"
+        resumed = ", restarts included" if self._resumed else ""
+        stretch = f"from {rfc3339(progressed.from_ms)} to {rfc3339(progressed.to_ms)}"
+        counts = f"{progressed.calls:,} calls{resumed}, {progressed.new:,} of them {what}"
+        lines = [f"{self._name}, {stretch}: {counts}"]
+        if progressed.unreadable:
+            kept = "" if dry_run else ": they are kept on the topic of rejects"
+            lines.append(f"{progressed.unreadable:,} could not be read{kept}")
+        if waiting:
+            lines.append(
+                f"{waiting:,} records wait for Kafka: `dialstream spool drain` brings them there"
+            )
+        if not progressed.done:
+            if self._failed is not None:
+                lines.append(f"the provider cannot be read: {self._failed}")
+            again = "run it again" + ("" if dry_run else " to go on there")
+            lines.append(f"not done: it has come to {rfc3339(progressed.at_ms)}; {again}")
+        return "\n  ".join(lines)
+
+
+@contextmanager
+def _own_memory(path: Path, name: str) -> Iterator[Seen]:
+    """What a backfill remembers; gone once it is done. Raises ConfigError if one is running."""
+    file = path / ROLE / f"{name}.sqlite"
+    with sole_owner(path, ROLE):
+        with closing(Seen.open(file)) as own:
+            yield own
+            done = own.note("done") is not None
+        if done:
+            for suffix in ("", "-wal", "-shm"):
+                file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
+def _resume(own: Seen, from_ms: int, to_ms: int) -> Progressed:
+    """Where an earlier run with the same times was; else the beginning, and nothing remembered."""
+    try:
+        found = Progressed(**json.loads(str(own.note("progressed"))))
+    except (ValueError, TypeError):
+        found = Progressed(from_ms, to_ms, from_ms)
+    if (found.from_ms, found.to_ms) != (from_ms, to_ms):
+        found = Progressed(from_ms, to_ms, from_ms)
+        own.forget_before(CALLS, own.begin(CALLS))
+    return found
+
+
+def _waiting(settings: Settings) -> int:
+    """Records that Kafka has not taken yet."""
+    if settings.eventlog.kind != "kafka":
+        return 0
+    from ingest.eventlog.spool import look_into, spool_folder  # noqa: PLC0415
+
+    found = look_into(spool_folder(settings.eventlog.path, ROLE))
+    return sum(topic.records for topic in found.values())
+
+
+def _connection(settings: Settings, name: str, rate: float | None) -> Connection:
+    """Raises ConfigError if it cannot be read back."""
+    if name not in settings.connections:
+        near = difflib.get_close_matches(name, settings.connections, 1, 0.5)
+        known = ", ".join(settings.connections) or "none"
+        mend = f"did you mean {near[0]!r}?" if near else f"known: {known}"
+        raise ConfigError(f"there is no connection {name!r}: {mend}")
+    connection = settings.connections[name]
+    if PROVIDERS[connection.provider].records is None:
+        raise ConfigError(f"connections.{name}: {connection.provider} has no records to read back")
+    try:
+        connection.key()
+    except ConfigError as error:
+        raise ConfigError(*(f"connections.{name}.{fault}" for fault in error.faults)) from None
+    if rate is None:
+        return connection
+    poll = connection.poll.model_copy(update={"requests_per_s": rate})
+    return connection.model_copy(update={"poll": poll})
+
+
+def _instant(option: str, text: str) -> int:
+    """Milliseconds since 1970 of RFC 3339, or of a date's beginning in UTC. Raises ConfigError."""
+    try:
+        when = datetime.fromisoformat(text)
+        if _DATE.fullmatch(text):
+            when = when.replace(tzinfo=UTC)
+        if when.tzinfo is None:
+            raise ConfigError(f"{option}: {text!r} has no zone: add Z, or one like -05:00")
+        ms = round(when.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{option}: {text!r} is no time: write 2026-09-21, or 2026-09-21T14:00:00Z"
+        ) from None
+    if not 0 <= ms <= LAST_MS:
+        raise ConfigError(f"{option}: {text!r} is before 1970")
+    return ms
