@@ -268,9 +268,9 @@ class Line:
             await self._keep_connected()
         finally:
             saving.cancel()
-            await self._leave()
             for gauge in (STREAM_CONNECTED, STREAM_AGE, STREAM_LAST_FRAME):
                 gauge.remove(*labels)
+            await self._leave()
 
     # Sockets
 
