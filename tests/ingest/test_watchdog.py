@@ -177,7 +177,10 @@ async def test_an_api_that_fails_is_told_once_a_reason_and_looked_at_again(
             await looked(dialpad, times=2)
             dialpad.resources.subscriptions["call"].clear()
             await until(lambda: len(lines(logs)) == 3)
-    assert [line.get("reason") for line in lines(logs)] == ["unauthorized", "unavailable", None]
+            dialpad.faults.broken = 1.0
+            await until(lambda: len(lines(logs)) == 4)
+    reasons = [line.get("reason") for line in lines(logs)]
+    assert reasons == ["unauthorized", "unavailable", None, "unavailable"]
 
 
 async def test_a_key_file_that_has_gone_is_no_end(

@@ -108,12 +108,6 @@ class Found:
     #: Kinds whose list the key may not read.
     hidden: frozenset[str] = frozenset()
 
-    def ids(self, path: str) -> set[str]:
-        """Of everything in the list at ``path``."""
-        return {each.id for each in self.endpoints if _path_of_form(each.form) == path} | {
-            each.id for each in self.subscriptions if path_of(each.kind) == path
-        }
-
 
 def read_endpoint(form: Form, item: Any) -> Endpoint:
     """An item of a list, or one embedded in a subscription. Raises ApiError if it has no id."""

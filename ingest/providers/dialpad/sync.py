@@ -104,7 +104,7 @@ async def synchronize(
         if not next_plan.todo:
             return
         told.planned(next_plan)
-        made |= await take_steps(api, next_plan, found, told.taken)
+        made |= await take_steps(api, next_plan, told.taken)
         found = await look(api, made)
     if plan(desired, found, adopt=adopt).todo:
         raise ApiError(
@@ -115,7 +115,7 @@ async def synchronize(
 
 
 async def take_steps(
-    api: DialpadApi, plan: Plan, found: Found, taken: Callable[[Step], None]
+    api: DialpadApi, plan: Plan, taken: Callable[[Step], None]
 ) -> set[tuple[str, str]]:
     """Do what a plan says, in its order; paths and ids of what was made. Raises ApiError."""
     ids = dict(plan.endpoints)
@@ -125,7 +125,7 @@ async def take_steps(
         if step.is_subscription and step.address is not None:
             body["endpoint_id"] = as_number(ids[step.address])
         if step.verb == "create":
-            ident = await _create(api, step, body, found)
+            ident = await _create(api, step, body)
             made.add((step.path, ident))
             if not step.is_subscription and step.address is not None:
                 ids[step.address] = ident
@@ -147,8 +147,10 @@ async def delete(api: DialpadApi, path: str) -> None:
             raise
 
 
-async def _create(api: DialpadApi, step: Step, body: dict[str, Any], found: Found) -> str:
+async def _create(api: DialpadApi, step: Step, body: dict[str, Any]) -> str:
     """Make something once, also if the answer is lost: then it is looked for before the next try.
+
+    What is found is new: nothing like it was there when the plan was made.
 
     What comes to be only after we have looked is there twice; the next round sees that.
     """
@@ -157,15 +159,14 @@ async def _create(api: DialpadApi, step: Step, body: dict[str, Any], found: Foun
     except ApiError as error:
         if not error.reached:
             raise
-    known = found.ids(step.path)
     for item in await _items(api, step.path, {}):
-        if read_id(item) not in known and _is_as_asked(step, item, body):
+        if _is_as_asked(step, item, body):
             return read_id(item)
     return read_id(await api.post(step.path, body))
 
 
 def _is_as_asked(step: Step, item: Any, body: dict[str, Any]) -> bool:
-    """Whether an item that was not there before is what we asked for."""
+    """Whether an item is what we asked for."""
     if not step.is_subscription:
         endpoint: Endpoint = read_endpoint(
             "webhook" if step.path == WEBHOOKS else "websocket", item

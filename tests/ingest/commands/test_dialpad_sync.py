@@ -327,6 +327,12 @@ def secrets_at(running: RunningDialpad) -> set[str | None]:
     return webhooks | {each.secret for each in store.websockets.values()}
 
 
+def make_old(file: Path) -> None:
+    """Retries are over."""
+    long_ago = time.time() - RETRIES_S - 60
+    os.utime(file, (long_ago, long_ago))
+
+
 def test_a_rotation_waits_for_the_receiver_and_nothing_is_refused_meanwhile(
     make_product: MakeProduct, running: RunningDialpad, files: tuple[Path, Path]
 ) -> None:
@@ -356,8 +362,7 @@ def test_a_rotation_waits_for_the_receiver_and_nothing_is_refused_meanwhile(
 
     assert rotate(product) == 1, "retries may still come"
     assert second.read_text().strip() == SECRET
-    long_ago = time.time() - RETRIES_S - 60
-    os.utime(second, (long_ago, long_ago))
+    make_old(second)
     assert rotate(product) == 1
     assert second.read_text().strip() == new, "the former one is away"
     assert product.stop() == 0
@@ -403,6 +408,8 @@ def test_after_a_crash_anywhere_both_files_hold_what_dialpad_signs_with(
     settings = with_files(files, running, subscriptions={"kinds": ["call", "sms"]})
     product.configure({"connections": {"acme": settings}})
     assert sync(product) == 0
+    files[1].write_text(OTHER_SECRET)  # of a rotation long ago
+    make_old(files[1])
     moments = iter(range(100))
 
     class Crash(BaseException):
@@ -444,6 +451,34 @@ def test_after_a_crash_anywhere_both_files_hold_what_dialpad_signs_with(
     assert files[1].read_text().strip() == SECRET
     assert [stat.S_IMODE(each.stat().st_mode) for each in files] == [0o600, 0o600]
     assert len(list(files[0].parent.glob(".first*"))) == 0
+
+
+def test_the_former_secret_stays_for_its_retries_whenever_it_was_written(
+    make_product: MakeProduct,
+    running: RunningDialpad,
+    files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It counts from when Dialpad stopped using it, also if we did not live to see that."""
+    product = make_product()
+    settings = with_files(files, running, subscriptions={"kinds": ["call"]})
+    product.configure({"connections": {"acme": settings}})
+    assert sync(product) == 0
+    files[0].write_text(OTHER_SECRET)
+    make_old(files[1])
+    really_patch = DialpadApi.patch
+
+    async def patch(self: Any, path: str, body: Any) -> Any:
+        await really_patch(self, path, body)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DialpadApi, "patch", patch)
+        with pytest.raises(KeyboardInterrupt):
+            rotate(product, reloaded=True)
+    assert secrets_at(running) == {OTHER_SECRET}
+    assert rotate(product, reloaded=True) == 1
+    assert [each.read_text().strip() for each in files] == [OTHER_SECRET, SECRET]
 
 
 def test_a_rotation_needs_something_of_ours_that_is_in_order(

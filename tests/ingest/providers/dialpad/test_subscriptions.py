@@ -490,6 +490,28 @@ def test_what_is_made_and_not_listed_yet_is_not_made_again() -> None:
     assert [len(many) for many in dialpad.store.subscriptions.values()] == [1, 1, 2, 1, 1]
 
 
+def test_what_others_delete_meanwhile_is_made_again_or_is_gone_as_it_should() -> None:
+    dialpad = Dialpad()
+    old = dialpad.store.create_webhook({"hook_url": f"{HOOKS}/old", "secret": SECRET})
+    surplus = dialpad.store.create_subscription("call", {"endpoint_id": old.id}, SCOPES)
+    surplus.fields["call_states"] = ["hangup"]
+    unwanted = dialpad.store.create_subscription("changelog", {"endpoint_id": old.id}, SCOPES)
+    turns = [unwanted.id]
+
+    def another() -> None:
+        made = dialpad.store.subscriptions["sms"]
+        if made and turns:
+            turns.clear()
+            made.clear()
+            dialpad.store.subscriptions["changelog"].clear()
+
+    dialpad.watch = another
+    ear = sync(dialpad, wanted(kinds=["call", "sms"]))
+    assert len(ear.plans) == 2
+    assert len(dialpad.store.subscriptions["sms"]) == 1
+    assert todo(dialpad, wanted(kinds=["call", "sms"])) == []
+
+
 def test_a_dialpad_that_keeps_nothing_is_given_up() -> None:
     class Stubborn(Dialpad):
         async def patch(self, path: str, body: Any) -> Any:
