@@ -118,6 +118,14 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "It does so no longer; not ended: its work went on in spite of being cancelled.",
         "role connection ended",
     ),
+    "ownership_unknown": (
+        "Kafka does not say who works on what: nobody does here; tried again, told once a kind.",
+        "role error",
+    ),
+    "ownership_unsure": (
+        "Kafka has not been heard of for so long that others may have our work: it stops.",
+        "role",
+    ),
     "checkpoint_unreadable": ("A record among the checkpoints is none of ours.", "position"),
     "recaps_missing": (
         "None of so many calls has a recap: is it off at Dialpad? Told once.",

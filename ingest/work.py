@@ -13,10 +13,10 @@ from typing import Protocol
 import structlog
 
 from ingest.checkpoints import TOPIC, Checkpoint, Checkpoints, save_checkpoint
-from ingest.errors import PublishError
-from ingest.eventlog.kinds import open_reader
+from ingest.errors import ConfigError, PublishError
+from ingest.eventlog.kinds import make_member, open_reader
 from ingest.eventlog.log import StoredRecord
-from ingest.eventlog.ownership import next_owner
+from ingest.eventlog.ownership import next_owner, one_of_several
 from ingest.metrics import OWNED
 from ingest.service import Service
 from schemas.times import now_ms
@@ -28,8 +28,14 @@ log = structlog.get_logger()
 #: A cancelled ``run`` may take so long to end what it has begun, in seconds.
 GRACE_S = 5.0
 
+#: Who is not heard of for so long has no work any more, where Kafka says who has, in seconds.
+SESSION_S = 30.0
+
 #: From one failure of ``run`` to its next try, in seconds; doubled each time.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
+
+#: From one failure of the group to its next try, at most.
+_GROUP_PAUSE_S = 10.0
 
 
 class Job(Protocol):
@@ -70,28 +76,87 @@ async def share_work(
     *,
     wait_s: float = 1.0,
     grace_s: float = GRACE_S,
+    session_s: float = SESSION_S,
 ) -> None:
     """Run ``run`` for each of ``connections`` while this process owns it, until it is cancelled.
 
     A second process of the role stands by, and takes over within 60 s of the first one's end.
-    ``role``: ``poll``, ``listen``, ``reconcile``; names the group and the lock. ``wait_s``: between
-    two looks at a lock. Raises ConfigError if the data directory cannot be written.
+    ``role``: ``poll``, ``listen``, ``reconcile``; names the group and the lock. On the journal
+    ``wait_s`` passes between two looks at the lock. On Kafka the work of an owner who is not heard
+    of for ``session_s`` goes to others, also after it has ended: one that starts again before that
+    goes on where it was. While Kafka is away, which `Service.degraded` tells, nobody is sure of
+    what is his: the work stops twice the grace before the session is over, and goes on when Kafka
+    is back. Raises ConfigError if the data directory cannot be written.
     """
     works = _Works(service, role, run, grace_s)
+    if service.settings.eventlog.kind == "journal":
+        await _share_by_lock(service, role, connections, works, wait_s)
+    else:
+        await _share_by_group(service, role, connections, works, session_s)
 
+
+async def _share_by_lock(
+    service: Service, role: str, connections: Sequence[str], works: "_Works", wait_s: float
+) -> None:
     def waiting() -> None:
         log.info("standing_by", role=role)
 
     async with next_owner(service.settings.eventlog.path, role, waiting, wait_s=wait_s):
+        for pause_s in _pauses():
+            try:
+                async with open_reader(service.settings, [TOPIC]) as reader:
+                    while not await reader.caught_up():
+                        works.read(await reader.fetch(wait_s=0.1))
+                    works.take(connections)
+                    while True:
+                        works.read(await reader.fetch(wait_s=1.0))
+            except Exception as error:
+                log.error("unexpected_error", role=role, exc_info=error)
+            finally:
+                await works.leave(connections)
+            await asyncio.sleep(pause_s)
+
+
+async def _share_by_group(
+    service: Service, role: str, connections: Sequence[str], works: "_Works", session_s: float
+) -> None:
+    with one_of_several(service.settings.eventlog.path, role) as number:
+        member = make_member(
+            service.settings,
+            works,
+            topic=TOPIC,
+            keys=connections,
+            group=role,
+            number=number,
+            session_s=session_s,
+            leave_s=works.leave_s,
+        )
+
+        def troubles() -> Sequence[str]:
+            return [f"ownership_unknown:{role}"] if member.lost else []
+
+        service.troubles.append(troubles)
+        told = None
+        pauses = _pauses()
         try:
-            async with open_reader(service.settings, [TOPIC]) as reader:
-                while not await reader.caught_up():
-                    works.read(await reader.fetch(wait_s=0.1))
-                works.take(connections)
-                while True:
-                    works.read(await reader.fetch(wait_s=1.0))
+            while True:
+                try:
+                    await member.run()
+                except Exception as error:  # noqa: BLE001 - whatever it is, Kafka comes back
+                    if member.sure:
+                        told, pauses = None, _pauses()
+                    if (said := _in_a_word(error)) != told:
+                        log.warning("ownership_unknown", role=role, error=said)
+                        told = said
+                await asyncio.sleep(min(next(pauses), _GROUP_PAUSE_S))
         finally:
-            await works.leave(connections)
+            service.troubles.remove(troubles)
+
+
+def _in_a_word(error: Exception) -> str:
+    if isinstance(error, ExceptionGroup):
+        return _in_a_word(error.exceptions[0])
+    return str(error) if isinstance(error, ConfigError) else type(error).__name__
 
 
 class _Job:
@@ -140,6 +205,8 @@ class _Works:
         self._role = role
         self._run = run
         self._grace_s = grace_s
+        #: What `leave` takes at most.
+        self.leave_s = 2 * grace_s
         self._checkpoints = Checkpoints()
         self._held: dict[str, tuple[_Job, asyncio.Task[None]]] = {}
 
@@ -156,7 +223,7 @@ class _Works:
 
     async def leave(self, connections: Collection[str]) -> None:
         """Return once nothing works on these any more, after twice the grace at the latest."""
-        held = [self._held.pop(name) for name in connections if name in self._held]
+        held = [self._held[name] for name in connections if name in self._held]
         left = {task for _, task in held}
         for _ in range(2):
             for task in left:
@@ -165,6 +232,7 @@ class _Works:
                 _, left = await asyncio.wait(left, timeout=self._grace_s)
         for job, task in held:
             job.end()
+            self._held.pop(job.connection, None)  # not before: who is cancelled here comes again
             OWNED.labels(self._role, job.connection).set(0)
             log.info(
                 "connection_left",

@@ -20,6 +20,8 @@ class Topic:
     retention_s: int | None = 30 * DAY_S
     #: Compacted, but not before a record is this old, in seconds.
     compaction_lag_s: int = 0
+    #: The partition is computed from the connection, the key's first part, and not from all of it.
+    by_connection: bool = False
 
     @property
     def compacted(self) -> bool:
@@ -115,6 +117,7 @@ TOPICS: Mapping[str, Topic] = {
             holds="how far each poller has come, who owns it",
             retention_s=None,
             compaction_lag_s=3 * DAY_S,  # reconciliation replays its window
+            by_connection=True,  # whoever is assigned the partition owns the connection
         ),
     )
 }
@@ -123,6 +126,13 @@ TOPIC_OF: Mapping[str, str] = {
     subject: topic.name for topic in TOPICS.values() for subject in topic.subjects
 }
 """Subject of an event → name of its topic."""
+
+
+def partition_key(topic: str, key: bytes) -> bytes:
+    """What the partition of a record is computed from."""
+    known = TOPICS.get(topic)
+    return key.partition(b"/")[0] if known is not None and known.by_connection else key
+
 
 #: The largest record, in bytes; ``max.message.bytes`` of every topic.
 MAX_RECORD_BYTES = 4 * 1024 * 1024

@@ -143,7 +143,10 @@ class KafkaReader:
         # Partitions side by side as they were written, each in its own order.
         return list(
             heapq.merge(
-                *([self._stored(record) for record in records] for records in found.values()),
+                *(
+                    [stored_record(record, self._prefix) for record in records]
+                    for records in found.values()
+                ),
                 key=lambda record: record.written_ms,
             )
         )
@@ -153,17 +156,6 @@ class KafkaReader:
             place = TopicPartition(self._prefix + record.topic, record.partition)
             self._handed[place] = record.position + 1
         return found
-
-    def _stored(self, record: "ConsumerRecord[bytes | None, bytes | None]") -> StoredRecord:
-        return StoredRecord(
-            record.topic.removeprefix(self._prefix),
-            record.partition,
-            record.offset,
-            record.timestamp,
-            record.key or b"",
-            record.value,
-            tuple(record.headers),
-        )
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -194,7 +186,7 @@ async def open_kafka_reader(
     """
     try:
         async with asyncio.timeout(_OPEN_S):
-            partitions = await _partitions(options, [prefix + topic for topic in topics])
+            partitions = await find_partitions(options, [prefix + topic for topic in topics])
     except (KafkaError, TimeoutError, OSError) as error:
         raise ConfigError(
             f"kafka.bootstrap_servers: {', '.join(options['bootstrap_servers'])} cannot be read "
@@ -221,7 +213,24 @@ async def open_kafka_reader(
         await reader.close()
 
 
-async def _partitions(options: Mapping[str, Any], topics: Sequence[str]) -> list[TopicPartition]:
+def stored_record(
+    record: "ConsumerRecord[bytes | None, bytes | None]", prefix: str
+) -> StoredRecord:
+    """A record as a reader gives it."""
+    return StoredRecord(
+        record.topic.removeprefix(prefix),
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key or b"",
+        record.value,
+        tuple(record.headers),
+    )
+
+
+async def find_partitions(
+    options: Mapping[str, Any], topics: Sequence[str]
+) -> list[TopicPartition]:
     """Those of the topics that there are: asked for by name, a broker might make the others."""
     client = AIOKafkaClient(**options)
     try:

@@ -1,5 +1,8 @@
 """The event log that the settings name."""
 
+import os
+import re
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -10,9 +13,11 @@ from ingest.eventlog.journal import open_journal
 from ingest.eventlog.journal import open_reader as open_journal_reader
 from ingest.eventlog.log import EventLog, Reader, Start
 from ingest.settings import Settings
+from schemas.event import digest_of_bytes
 
 if TYPE_CHECKING:
     from ingest.eventlog.kafka import KafkaPublisher
+    from ingest.eventlog.membership import Duty, Member
 
 # Kafka's client is loaded where it is needed: it takes a tenth of a second.
 
@@ -67,4 +72,35 @@ def open_reader(
     kafka = settings.kafka
     return open_kafka_reader(
         client_options(kafka), kafka.topic_prefix, topics, group=group, start=start
+    )
+
+
+def make_member(
+    settings: Settings,
+    duty: "Duty",
+    *,
+    topic: str,
+    keys: Sequence[str],
+    group: str,
+    number: int,
+    session_s: float,
+    leave_s: float,
+) -> "Member":
+    """A member of a group on Kafka; ``number``: which one of this data directory."""
+    from ingest.eventlog.cluster import client_options  # noqa: PLC0415
+    from ingest.eventlog.membership import Member  # noqa: PLC0415
+
+    # Host and directory, so that a restart is no other member; the number, so that two are two.
+    place = digest_of_bytes(os.fsencode(settings.eventlog.path.resolve()))
+    host = re.sub(r"[^a-zA-Z0-9._-]", "-", socket.gethostname())
+    return Member(
+        partial(client_options, settings.kafka),
+        duty,
+        prefix=settings.kafka.topic_prefix,
+        topic=topic,
+        keys=keys,
+        group=group,
+        name=f"{host}-{place}-{number}",
+        session_s=session_s,
+        leave_s=leave_s,
     )

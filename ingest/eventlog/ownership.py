@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -41,6 +42,21 @@ async def next_owner(
             while not _lock(descriptor):  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(wait_s)
         yield
+
+
+@contextmanager
+def one_of_several(path: Path, role: str) -> Iterator[int]:
+    """Be one of those that play ``role`` on a data directory; the number is nobody else's.
+
+    From 1, the least that is free: who starts again gets the same as before. Raises ConfigError if
+    the directory cannot be written.
+    """
+    for number in itertools.count(1):
+        name = role if number == 1 else f"{role}-{number}"
+        with _lock_file(path, name) as descriptor:
+            if _lock(descriptor):
+                yield number
+                return
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from ingest.eventlog.cluster import REQUEST_TIMEOUT_S
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.produce import ProduceRequest
 from schemas.times import now_ms
+from schemas.topics import partition_key
 
 #: Finding the cluster, of whose servers some may say nothing, and getting a producer id.
 START_S = 15.0
@@ -93,7 +94,7 @@ class BrokenError(Exception):
 
 
 def partition_of(key: bytes, count: int) -> int:
-    """The partition of a key among ``count``: the one that Kafka's own clients choose."""
+    """The partition of a `partition_key` among ``count``: where Kafka's own clients send it."""
     return int(_hash(key) & 0x7FFFFFFF) % count
 
 
@@ -187,7 +188,8 @@ class Producer:
         count = len(partitions)
         found: defaultdict[int, list[AnyRecord]] = defaultdict(list)
         for record in records:
-            found[partition_of(record.key, count)].append(record)
+            key = partition_key(record.topic, record.key)
+            found[partition_of(key, count)].append(record)
         return {partition: deque((batch,)) for partition, batch in found.items()}
 
     def _share_out_again(
