@@ -10,6 +10,7 @@ in the directory whether somebody is on a call or open just now.
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from ingest.errors import UnreadableError
@@ -20,7 +21,7 @@ from ingest.providers.dialpad.tables import TRANSCRIPT_FIELDS
 from ingest.rejects import reject_event
 from schemas.call import CallState
 from schemas.event import Event, digest, id_part
-from schemas.times import minute
+from schemas.times import LAST_MS, minute
 
 #: Of a call; lists of links, one link, and objects with a `url`.
 _LINKS_OF_CALLS = frozenset(
@@ -213,7 +214,7 @@ def duty_status(
     ``operator`` is the user as a centre lists him; ``centres`` are those that do.
     """
     data = read_duty(fields, agent_id, fields.inner(operator), centres)
-    started = fields.ms("duty_status_started")
+    started = _utc_ms(fields, "duty_status_started")
     digested = digest(fields.value)
     ident = ("agent", agent_id, started or digested, data["provider_duty_status"], digested)
     return reading.event("agent.status", ident, agent_id, data, started, fields)
@@ -307,6 +308,22 @@ def _contents(fields: Fields, key: str) -> list[str]:
         elif found is not None and found not in ("", {}):
             fields.surprises.append(("type", key))
     return texts
+
+
+def _utc_ms(fields: Fields, key: str) -> int | None:
+    """An instant: milliseconds by its description, as an ISO text in UTC where users have it."""
+    value = fields.value.get(key)
+    if type(value) is str and "T" in value:
+        try:
+            instant = datetime.fromisoformat(value)
+            if instant.tzinfo is None:
+                instant = instant.replace(tzinfo=UTC)
+            ms = round(instant.timestamp() * 1000)
+        except (ValueError, OverflowError):
+            ms = 0
+        if 0 < ms <= LAST_MS:
+            return ms
+    return fields.ms(key)
 
 
 def _without_queries(value: dict[str, Any], keys: frozenset[str]) -> dict[str, Any]:

@@ -1117,6 +1117,42 @@ async def test_the_present_duty_of_every_operator_is_read_once(api: FakeApi) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("started", "expected_ms"),
+    [
+        (1_790_000_000_000, 1_790_000_000_000),
+        ("2026-09-21T14:13:20", 1_790_000_000_000),  # "in UTC", as users have it
+        ("2026-09-21T14:13:20.250Z", 1_790_000_000_250),
+        ("2026-09-21T16:13:20+02:00", 1_790_000_000_000),
+    ],
+)
+async def test_the_begin_of_a_duty_is_its_clock_however_it_is_written(
+    api: FakeApi, started: object, expected_ms: int
+) -> None:
+    operators(api, USER)
+    answer = {**ON_DUTY, "duty_status_started": started}
+    api.objects["/api/v2/callcenters/operators/5000000000000201/dutystatus"] = answer
+    (event,) = await also(api, "duty_status")
+    assert event.time_ms == expected_ms
+    assert event.id.split(":")[4] == str(expected_ms)
+    assert event.surprises == ()
+
+
+@pytest.mark.parametrize(
+    "started", ["yesterday", "T", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", -1]
+)
+async def test_a_duty_without_a_clock_has_its_digest_in_its_place(
+    api: FakeApi, started: object
+) -> None:
+    operators(api, USER)
+    answer = {**ON_DUTY, "duty_status_started": started}
+    api.objects["/api/v2/callcenters/operators/5000000000000201/dutystatus"] = answer
+    (event,) = await also(api, "duty_status")
+    assert event.time_ms == READ_MS
+    assert event.id.split(":")[4] == digest_of(answer)
+    assert event.surprises == (("type", "duty_status_started"),)
+
+
 @pytest.mark.parametrize("on_duty", [False, None])
 async def test_who_is_off_duty_is_in_no_centre(api: FakeApi, on_duty: bool | None) -> None:  # noqa: FBT001
     operators(api, USER)
