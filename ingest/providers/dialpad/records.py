@@ -47,8 +47,9 @@ _CALLS_A_PAGE = 50
 #: The last of them wins where a number has opted out of one thing and back into another.
 _OPT_OUT_STATES = ("opted_back_in", "opted_out")
 
-#: After so many calls without a single recap it is told that there seem to be none.
-_ENOUGH_CALLS = 20
+#: After so many calls without a single recap it is told that there seem to be none. At the twelve
+#: a minute that Dialpad allows, those of the first calls would have been made meanwhile.
+_ENOUGH_CALLS = 100
 
 _Page = Sequence[Event]
 

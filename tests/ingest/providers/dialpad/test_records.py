@@ -748,17 +748,17 @@ async def test_it_is_told_once_that_no_call_has_a_recap(api: FakeApi) -> None:
         return lines
 
     for _ in range(3):  # a call that is asked for again is no other
-        assert await read(19) == []
-    (line,) = await read(30)
-    assert (line["event"], line["connection"], line["calls"]) == ("recaps_missing", "acme", 20)
-    assert await read(50) == []
+        assert await read(99) == []
+    (line,) = await read(120)
+    assert (line["event"], line["connection"], line["calls"]) == ("recaps_missing", "acme", 100)
+    assert await read(300) == []
 
 
 async def test_it_is_not_told_where_one_call_had_a_recap(api: FakeApi) -> None:
     records = records_of(api)
     api.objects["/api/v2/call/3/ai_recap"] = RECAP
     with structlog.testing.capture_logs() as lines:
-        ids = [str(number) for number in range(1, 60)]
+        ids = [str(number) for number in range(1, 300)]
         assert len([page async for page in records.also("recaps", ids, "poll")]) == 1
     assert lines == []
 
