@@ -126,6 +126,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "Kafka has not been heard of for so long that others may have our work: it stops.",
         "role",
     ),
+    "gaps_not_told": (
+        "Until when there was a receiver cannot be found out; tried again, told once a kind.",
+        "reason",
+    ),
     "checkpoint_unreadable": ("A record among the checkpoints is none of ours.", "position"),
     "recaps_missing": (
         "None of so many calls has a recap: is it off at Dialpad? Told once.",

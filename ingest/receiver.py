@@ -15,6 +15,7 @@ from ingest.errors import ConfigError
 from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.ownership import sole_owner
 from ingest.eventlog.retention import tidy
+from ingest.life import signs_of_life
 from ingest.metrics import HTTP_CONNECTIONS, IN_FLIGHT, JOURNAL_BYTES, JOURNAL_SEGMENTS
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
@@ -85,7 +86,7 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
     public = Server(server_config(hooks.application, http=hooks.protocol))
     IN_FLIGHT.set_function(lambda: hooks.in_flight)
     HTTP_CONNECTIONS.set_function(lambda: len(public.server_state.connections))
-    async with asyncio.TaskGroup() as tasks:
+    async with signs_of_life(service), asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(public.serve([public_socket]))
         sweeping = tasks.create_task(hooks.sweep())
         service.started(ROLE, address=address_of(public_socket))
