@@ -39,6 +39,14 @@ def sync_subscriptions(
     wanted = {name: desired(name, each) for name, each in chosen.items()}
     reports = [Report(name, quiet=as_json) for name in chosen]
 
+    for name, each in chosen.items():
+        if each.subscriptions.transport == "websocket" and not each.stream.enabled:
+            print(
+                f"{name}: nobody listens to its websocket: set "
+                f"connections.{name}.stream.enabled = true, or events are lost",
+                file=sys.stderr,
+            )
+
     async def go() -> None:
         for report in reports:
             name = report.connection

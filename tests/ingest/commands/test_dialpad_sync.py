@@ -166,6 +166,19 @@ def test_each_change_is_a_line_that_says_from_what_to_what(
     assert_tells_no_secret("".join(lines) + capsys.readouterr().out, running)
 
 
+def test_events_for_a_websocket_that_nobody_listens_to_are_warned_of(
+    make_product: MakeProduct, running: RunningDialpad, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_socket = {"subscriptions": {"transport": "websocket"}}
+    product = configured(make_product(), running, **by_socket)
+    assert sync(product) == 0
+    assert "acme: nobody listens to its websocket" in capsys.readouterr().err
+    assert running.counts() == ALL_MADE | {"webhooks": 0, "websockets": 1}
+    configured(product, running, **by_socket, stream={"enabled": True})
+    assert sync(product) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_key_without_a_scope_leaves_that_kind_and_says_so(
     make_product: MakeProduct, running: RunningDialpad, capsys: pytest.CaptureFixture[str]
 ) -> None:
