@@ -66,7 +66,7 @@ async def look(api: DialpadApi, made: Iterable[tuple[str, str]] = ()) -> Found:
         try:
             items = await _items(api, path_of(kind), unlisted)
         except ApiError as error:
-            if error.reason != "forbidden":
+            if error.reason not in ("forbidden", "not_found"):  # 404 may mean the same
                 raise
             hidden.add(kind)
             continue

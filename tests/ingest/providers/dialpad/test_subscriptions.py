@@ -11,7 +11,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -82,6 +82,7 @@ class Dialpad(DialpadApi):
     numbers: bool = False
     fails: tuple[int, str] | None = None
     forbidden: frozenset[str] = frozenset()
+    forbids_by: Literal["forbidden", "not_found"] = "forbidden"
     changes: list[str] = field(default_factory=list)
     #: Called after each change.
     watch: Change = lambda: None
@@ -126,7 +127,7 @@ class Dialpad(DialpadApi):
         self, path: str, params: Mapping[str, object] | None = None, *, limit: int | None = None
     ) -> AsyncIterator[list[bytes]]:
         if path in self.forbidden:
-            raise ApiError("forbidden", "no", status=403, reached=False)
+            raise ApiError(self.forbids_by, "no", reached=False)
         many, _ = self._many(path + "/0")
         items = [json.dumps(self._shown(f"{path}/{each}", many[each])).encode() for each in many]
         for at in range(0, len(items), 2):
@@ -438,8 +439,11 @@ def test_a_new_endpoint_signs_with_the_secret_that_is_in_use() -> None:
     assert todo(dialpad, desired("acme", two)) == []
 
 
-def test_kinds_that_may_not_be_read_are_left_and_no_endpoint_goes() -> None:
-    dialpad = Dialpad(forbidden=frozenset({"/api/v2/subscriptions/changelog"}))
+@pytest.mark.parametrize("by", ["forbidden", "not_found"])
+def test_kinds_that_may_not_be_read_are_left_and_no_endpoint_goes(
+    by: Literal["forbidden", "not_found"],
+) -> None:
+    dialpad = Dialpad(forbidden=frozenset({"/api/v2/subscriptions/changelog"}), forbids_by=by)
     old = dialpad.store.create_webhook({"hook_url": HOOKS, "secret": SECRET})
     dialpad.store.create_subscription("changelog", {"endpoint_id": old.id}, SCOPES)
     ear = sync(dialpad, wanted())
