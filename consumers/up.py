@@ -1,6 +1,7 @@
 """`dialstream up`: every role that is configured, in one process."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +13,7 @@ from ingest.logs import setup_logs
 from ingest.metrics import TALLIES
 from ingest.receiver import ROLE, receive, reserve_port
 from ingest.runner import Stopping, run
-from ingest.service import open_service, url_of
+from ingest.service import Service, open_service, url_of
 from ingest.settings import DEFAULT_CONNECTION, Settings
 
 
@@ -34,6 +35,8 @@ def run_everything(settings: Settings, *, demo: bool) -> int:
                 asyncio.TaskGroup() as tasks,
             ):
                 receiving = tasks.create_task(receive(service, public_socket, ready))
+                for role in other_roles(settings):
+                    tasks.create_task(role(service))
                 if demo:
                     playing = tasks.create_task(_play(settings, ready))
                     await asyncio.wait([receiving])
@@ -43,6 +46,25 @@ def run_everything(settings: Settings, *, demo: bool) -> int:
         return run(main)
     finally:
         logs.close()
+
+
+def other_roles(settings: Settings) -> list[Callable[[Service], Awaitable[None]]]:
+    """What is configured beside the receiver. Raises ConfigError."""
+    # What nobody has configured is not loaded.
+    roles: list[Callable[[Service], Awaitable[None]]] = []
+    if any(connection.stream.enabled for connection in settings.connections.values()):
+        from ingest.listener import listen, streamed  # noqa: PLC0415
+
+        streamed(settings)
+        roles.append(listen)
+    if any(connection.has_key for connection in settings.connections.values()):
+        from consumers.poll.role import poll, polled_connections  # noqa: PLC0415
+        from ingest.watchdog import watch  # noqa: PLC0415
+
+        roles.append(watch)
+        if polled_connections(settings):
+            roles.append(poll)
+    return roles
 
 
 async def _play(settings: Settings, ready: asyncio.Event) -> None:
