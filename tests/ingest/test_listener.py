@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection
 
@@ -26,7 +27,10 @@ from ingest.metrics import REGISTRY, TALLIES
 from ingest.providers.dialpad import PROVIDER
 from ingest.runner import Stopping
 from ingest.service import Service
-from ingest.settings import Connection, EventLog, Settings
+from ingest.settings import Connection, EventLog, Poll, Settings
+from ingest.simulator.dialpad_server import simulated_dialpad
+from ingest.simulator.faults import Faults
+from ingest.simulator.story import COMPRESSED
 from ingest.transports.websocket import Timing
 from ingest.work import Job
 from schemas.times import now_ms, rfc3339
@@ -113,6 +117,12 @@ class Stage:
 
     def gaps(self) -> list[dict[str, Any]]:
         return self.log.values("gaps")
+
+    def raws(self) -> Iterator[Any]:
+        """What the provider has said, of every event on the log but rejects."""
+        for record in self.log.records:
+            if record.value and record.topic not in ("rejects", "gaps"):
+                yield json.loads(record.value)["data"]["raw"]
 
     def metrics(self) -> Metrics:
         return Metrics(generate_latest(REGISTRY).decode())
@@ -522,6 +532,53 @@ async def test_twenty_four_hours_with_a_new_socket_each_and_nothing_is_missing(
             labels = {"connection": stage.name, "reason": "refresh"}
             assert stage.metrics().sum("dialstream_stream_reconnects_total", **labels) >= 24
         assert set(at.codes[:-2]) == {1000}
+
+
+async def test_what_a_simulated_dialpad_gave_to_a_socket_is_there_whatever_else_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour takes 2 s. Every third handshake fails, every tenth frame is none of Dialpad's."""
+    faults = Faults(
+        repeated=0.1,
+        forged=0.1,
+        sockets_refused=0.2,
+        sockets_closed=0.2,
+        frames_binary=0.05,
+        frames_html=0.05,
+        frames_odd=0.05,
+    )
+    tempo = replace(COMPRESSED, calls_a_day=1500)
+    dialpads = simulated_dialpad(faults=faults, tempo=tempo, pace=1800, lasts_s=7 * 3600)
+    async with peer() as at, dialpads as dialpad:
+        dialpad.subscribe_socket(SECRET)
+        async with staged(at, tmp_path, monkeypatch, refresh_s=0.8) as stage:
+            monkeypatch.setattr(listener, "PROVIDERS", {"dialpad": PROVIDER})
+            stage.listener._settings = {
+                stage.name: stage.listener._settings[stage.name].model_copy(
+                    update={
+                        "api_key": SecretStr(dialpad.api_key),
+                        "base_url": dialpad.base_url,
+                        "poll": Poll(requests_per_s=20),
+                    }
+                )
+            }
+            async with stage.running():
+                await asyncio.wait_for(dialpad.told.wait(), 90)
+                await dialpad.settled()
+            stored = [json.dumps(value, sort_keys=True) for value in stage.raws()]
+            given = [
+                json.dumps(json.loads(delivery.body), sort_keys=True)
+                for delivery in dialpad.delivered
+                if delivery.genuine and delivery.sockets
+            ]
+            assert len(given) > 200
+            assert not set(given) - set(stored)
+            assert dialpad.sockets.opened > 6
+            assert stage.tally.outcomes["repeat"] > 0
+            assert stage.tally.outcomes["rejected"] > 0
+            assert stage.tally.refusals["binary"] > 0
+            assert stage.tally.refusals["not_a_jws"] > 0
+            assert dialpad.api_key not in str(stage.log.records)
 
 
 async def test_while_no_new_socket_is_to_be_had_the_old_one_stays(
