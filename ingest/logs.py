@@ -191,6 +191,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "A gap was read back; `found`: the calls that ended in it.",
         "connection channel reason seconds found",
     ),
+    "gaps_unread": ("The topic of gaps cannot be read; it is tried until it can.", "error"),
     "gap_unreadable": ("A record on the topic of gaps is none of ours.", "position"),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (

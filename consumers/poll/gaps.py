@@ -1,7 +1,9 @@
 """The gaps that are open, as the topic of gaps tells them."""
 
 import asyncio
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 
 import orjson
@@ -16,6 +18,9 @@ TOPIC = "gaps"
 
 _FETCH_S = 0.5
 
+#: From one failure to the next try, at most.
+_AGAIN_S = 10.0
+
 
 class Gaps:
     """Follows the topic from its beginning, for all connections of the process."""
@@ -25,8 +30,24 @@ class Gaps:
         self._open: dict[str, dict[tuple[str, int], Gap]] = {}
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def follow(self, reader: Reader) -> None:
-        """Read for as long as the process lives."""
+    async def follow(self, open_reader: Callable[[], AbstractAsyncContextManager[Reader]]) -> None:
+        """Read for as long as the process lives. If reading fails it begins again.
+
+        Until then what is known stays: not even for a moment is a gap open that was closed.
+        """
+        for tries in itertools.count():
+            try:
+                async with open_reader() as reader:
+                    anew = Gaps()
+                    while not await reader.caught_up():
+                        anew.read(await reader.fetch(wait_s=_FETCH_S))
+                    self._open = anew._open
+                    await self._follow(reader)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the log comes back
+                log.warning("gaps_unread", error=type(error).__name__)
+            await asyncio.sleep(min(_AGAIN_S, 2.0**tries))
+
+    async def _follow(self, reader: Reader) -> None:
         while True:
             waiting = list(self._waiting)
             if waiting and await reader.caught_up():

@@ -1,8 +1,8 @@
 """The role ``poll``: a poller for each connection that is ours."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
 from consumers.poll.gaps import TOPIC, Gaps
@@ -11,7 +11,7 @@ from consumers.poll.seen import Seen
 from ingest.delivery import Records
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
-from ingest.eventlog.ownership import sole_owner
+from ingest.eventlog.ownership import one_of_several
 from ingest.providers import PROVIDERS
 from ingest.runner import Stopping
 from ingest.service import Service, open_service
@@ -19,9 +19,6 @@ from ingest.settings import Connection, Settings
 from ingest.work import Job, share_work
 
 ROLE = "poller"
-
-#: On one data directory, all but one of them standing by.
-_MOST_POLLERS = 9
 
 #: Whose work is shared.
 _WORK = "poll"
@@ -49,28 +46,11 @@ async def poll_alone(settings: Settings, stopping: Stopping) -> None:
             "poll.enabled = false"
         )
 
-    with _own_name(settings.eventlog.path) as name:
+    # Each process needs a spool of its own, also one that stands by.
+    with one_of_several(settings.eventlog.path, ROLE) as number:
+        name = ROLE if number == 1 else f"{ROLE}-{number}"
         async with open_service(settings, name, stopping) as service:
             await poll(service)
-
-
-@contextmanager
-def _own_name(path: Path) -> Iterator[str]:
-    """``poller``, or the next that no other process on the data directory has.
-
-    Each needs a spool of its own, also who stands by. Raises ConfigError.
-    """
-    for number in range(1, _MOST_POLLERS + 1):
-        name = ROLE if number == 1 else f"{ROLE}-{number}"
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(sole_owner(path, name))
-            except ConfigError:
-                if number == _MOST_POLLERS:
-                    raise
-                continue
-            yield name
-            return
 
 
 async def poll(service: Service) -> None:
@@ -104,11 +84,8 @@ async def poll(service: Service) -> None:
 
     service.troubles.append(troubles)
     service.reloads.append(reload)
-    async with (
-        open_reader(settings, [TOPIC]) as reader,
-        asyncio.TaskGroup() as tasks,
-    ):
-        following = tasks.create_task(gaps.follow(reader))
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(gaps.follow(lambda: open_reader(settings, [TOPIC])))
         sharing = tasks.create_task(share_work(service, _WORK, polled_connections(settings), run))
         service.started(ROLE)
         await service.stopping.wait()

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,9 @@ def test_what_is_no_gap_of_ours_is_told_and_passed_over() -> None:
 
 
 async def test_current_has_read_all_that_was_there(tmp_path: Path) -> None:
-    async with open_journal(tmp_path) as journal, open_reader(tmp_path, ["gaps"]) as reader:
+    async with open_journal(tmp_path) as journal:
         gaps = Gaps()
-        following = asyncio.create_task(gaps.follow(reader))
+        following = asyncio.create_task(gaps.follow(lambda: open_reader(tmp_path, ["gaps"])))
         for n in range(3):
             deadline = asyncio.get_running_loop().time() + 10
             await store(journal, [event("webhook", BEGIN_MS + n)], deadline)
@@ -133,6 +134,58 @@ async def test_current_has_read_all_that_was_there(tmp_path: Path) -> None:
                 await gaps.current()
             assert len(gaps.of("acme", None)) == n + 1
         following.cancel()
+
+
+class Failing:
+    """A reader of what a test puts in, which can fail."""
+
+    def __init__(self, records: list[StoredRecord]) -> None:
+        self.records = records
+        self.at = 0
+        self.fails = False
+        #: What is read at a time.
+        self.step = 1
+
+    async def fetch(self, wait_s: float) -> Sequence[StoredRecord]:
+        await asyncio.sleep(0.001)
+        if self.fails:
+            raise OSError
+        found = self.records[self.at : self.at + self.step]
+        self.at += len(found)
+        return found
+
+    async def commit(self, stored: Sequence[StoredRecord]) -> None: ...
+
+    async def caught_up(self) -> bool:
+        return self.at == len(self.records)
+
+
+async def test_a_log_that_fails_is_read_anew_and_what_is_closed_stays_closed() -> None:
+    records = stored(
+        event("webhook", BEGIN_MS, BEGIN_MS + 1),
+        *[event("webhook", BEGIN_MS, BEGIN_MS + 1, closed=True)] * 20,
+        event("websocket", BEGIN_MS),
+    )
+    readers: list[Failing] = []
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Failing]:
+        readers.append(Failing(records))
+        yield readers[-1]
+
+    gaps = Gaps()
+    following = asyncio.create_task(gaps.follow(opened))
+    with capture_logs() as logs:
+        async with asyncio.timeout(20):
+            await gaps.current()
+            readers[-1].fails = True
+            while len(readers) < 2 or not await readers[-1].caught_up():
+                assert ends(gaps) == [("websocket", 0, None)]
+                await asyncio.sleep(0)
+            await gaps.current()
+    assert ends(gaps) == [("websocket", 0, None)]
+    assert [line["event"] for line in logs] == ["gaps_unread"]
+    following.cancel()
 
 
 # The process

@@ -1,0 +1,75 @@
+"""`dialstream poll` on a real cluster: two of them, of which one works."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeProduct
+from tests.consumers.poll.small_dialpad import SmallDialpad
+from tests.ingest.commands.on_kafka import settings_for
+from tests.kafka.cluster import Cluster
+from tests.kit import Product
+
+
+@pytest.fixture
+def dialpad() -> Iterator[SmallDialpad]:
+    with SmallDialpad() as serving:
+        yield serving
+
+
+def recorded(product: Product) -> Counter[str]:
+    return Counter(event["id"] for event in product.events("call", "--type", "call.recorded"))
+
+
+def wait_for(product: Product, count: int) -> None:
+    until = time.monotonic() + 90
+    while len(recorded(product)) < count:
+        assert time.monotonic() < until, product.stderr
+        time.sleep(0.5)
+
+
+def owns(product: Product) -> bool:
+    return len(product.log("connection_taken")) > len(product.log("connection_left"))
+
+
+@pytest.mark.timeout(300)
+def test_one_of_two_works_and_the_other_takes_over(
+    make_product: MakeProduct,
+    dialpad: SmallDialpad,
+    kafka: Cluster,
+    topic_prefix: str,
+    tmp_path: Path,
+) -> None:
+    dialpad.add(120, hours_ago=20)
+    settings = {
+        **settings_for(kafka, topic_prefix),
+        "connections": {"acme": dialpad.connection()},
+        "logging": {"level": "debug"},
+    }
+    one, other = (make_product(name, command=("poll",), settings=settings) for name in "ab")
+    assert one.run("topics", "create").code == 0
+    one.start()
+    other.start()
+    other.wait_for_log("started")
+    until = time.monotonic() + 60
+    while owns(one) == owns(other):
+        assert time.monotonic() < until, one.stderr + other.stderr
+        time.sleep(0.5)
+    wait_for(one, 120)
+    first, second = (one, other) if owns(one) else (other, one)
+    idle = len(second.log("poll_pass"))  # it may have begun, before there were two
+    first.wait_for_log("poll_pass", len(first.log("poll_pass")) + 3, timeout_s=60)
+    assert owns(first)
+    assert not owns(second)
+    assert len(second.log("poll_pass")) == idle
+    first.kill()
+    killed_at = time.monotonic()
+    dialpad.add(5, hours_ago=0.1)
+    second.wait_for_log("poll_pass", idle + 1, timeout_s=90)
+    assert time.monotonic() - killed_at < 60
+    wait_for(second, 125)
+    assert len(recorded(second)) == 125
+    assert second.stop() == 0
