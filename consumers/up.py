@@ -1,7 +1,7 @@
 """`dialstream up`: every role that is configured, in one process."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 from rich.console import Console
 from rich.text import Text
@@ -48,10 +48,10 @@ def run_everything(settings: Settings, *, demo: bool) -> int:
         logs.close()
 
 
-def other_roles(settings: Settings) -> list[Callable[[Service], Awaitable[None]]]:
+def other_roles(settings: Settings) -> list[Callable[[Service], Coroutine[None, None, None]]]:
     """What is configured beside the receiver. Raises ConfigError."""
     # What nobody has configured is not loaded.
-    roles: list[Callable[[Service], Awaitable[None]]] = []
+    roles: list[Callable[[Service], Coroutine[None, None, None]]] = []
     if any(connection.stream.enabled for connection in settings.connections.values()):
         from ingest.listener import listen, streamed  # noqa: PLC0415
 

@@ -60,16 +60,16 @@ class Service:
     def degraded(self) -> list[str]:
         return [trouble for troubles in self.troubles for trouble in troubles()]
 
-    def started(self, role: str, **more: object) -> None:
-        """Say that a role is ready."""
+    def started(self, role: str, address: str | None = None) -> None:
+        """Say that a role is ready, and where the public port is, if it has one."""
         log.info(
             "started",
             role=role,
+            address=address,
             admin_address=self.admin_address,
             connections=sorted(self.settings.connections),
             eventlog=self.settings.eventlog.kind,
             path=str(self.settings.eventlog.path),
-            **more,
         )
 
     async def keep_house(self) -> None:
