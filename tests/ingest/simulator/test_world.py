@@ -415,6 +415,14 @@ def test_a_window_takes_its_beginning_and_not_its_end(
     assert [leg.id in found for found in ids] == [False, True, False]
 
 
+def test_a_leg_is_concluded_from_its_end_on(days: tuple[World, list[Happening]]) -> None:
+    world, _ = days
+    leg = [*world.legs.values()][50]
+    assert leg.ended_ms is not None
+    for at_ms, there in ((leg.ended_ms - 1, False), (leg.ended_ms, True)):
+        assert (leg.id in {other.id for other in world.concluded(at_ms)}) == there
+
+
 @pytest.mark.parametrize("after_h", [0, 7, 24, 60])
 def test_the_state_of_the_company_is_what_has_happened(
     days: tuple[World, list[Happening]], after_h: int
