@@ -6,12 +6,11 @@ https://developers.dialpad.com/docs/agent-status-events
 https://developers.dialpad.com/docs/change-log-events
 """
 
-from collections.abc import Collection
 from typing import Any
 
 from ingest.errors import UnreadableError
 from ingest.numbers import normalize_number
-from ingest.providers.dialpad.fields import Fields, by_size, party
+from ingest.providers.dialpad.fields import Fields, party
 from ingest.providers.dialpad.tables import (
     AGENT_FIELDS,
     CARD_FIELDS,
@@ -99,13 +98,8 @@ def read_agent(fields: Fields) -> dict[str, Any]:
     }
 
 
-def read_duty(
-    fields: Fields, agent_id: str, operator: Fields, centres: Collection[str]
-) -> dict[str, Any]:
-    """`schemas.agent.Agent` without ``raw``, of an operator's present duty.
-
-    ``centres``: those that the operator belongs to. Duty is for all of them at once.
-    """
+def read_duty(fields: Fields, agent_id: str) -> dict[str, Any]:
+    """Of `schemas.agent.Agent` what an operator's present duty tells, without ``raw``."""
     fields.note_unknown(DUTY_FIELDS)
     user_id = fields.id("user_id")
     if user_id is not None and user_id != agent_id:
@@ -113,13 +107,10 @@ def read_duty(
     word = fields.word("on_duty_status")
     return {
         "agent_id": agent_id,
-        "name": operator.text("display_name"),
-        "email": next(iter(operator.texts("emails")), None),
         "duty_status": _duty(fields, word),
         "provider_duty_status": word,
         "duty_reason": fields.text("duty_status_reason"),
         "available": None,  # that is about calls and undisturbed hours, not about duty
-        "call_center_ids": sorted(centres, key=by_size) if fields.flag("on_duty") else [],
     }
 
 

@@ -8,14 +8,20 @@ change of the thing itself: the query of a link, where signatures and their time
 in the directory whether somebody is on a call or open just now.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from ingest.errors import UnreadableError
 from ingest.providers.dialpad.calls import record_data, unknown_call
-from ingest.providers.dialpad.fields import BREAKS_TO_SPACES, Fields, read_object
+from ingest.providers.dialpad.fields import (
+    BREAKS_TO_SPACES,
+    Fields,
+    by_size,
+    read_object,
+    snake_kind,
+)
 from ingest.providers.dialpad.others import read_consent, read_contact, read_duty
 from ingest.providers.dialpad.tables import TRANSCRIPT_FIELDS
 from ingest.rejects import reject_event
@@ -202,33 +208,71 @@ def consent_changed(reading: Reading, fields: Fields) -> Event:
     return reading.event("consent.changed", ident, data["number"], data, date, fields)
 
 
-def duty_status(
-    reading: Reading,
-    fields: Fields,
-    agent_id: str,
-    operator: dict[str, Any],
-    centres: Collection[str],
-) -> Event:
-    """https://developers.dialpad.com/reference/callcentersoperatorsget_duty_status
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """A user who takes calls of call centres."""
 
-    ``operator`` is the user as a centre lists him; ``centres`` are those that do.
+    id: str
+    name: str | None
+    email: str | None
+    centres: Sequence[str]
+
+
+def operators_among(users: Iterable[bytes]) -> list[Operator]:
+    """Those of a page of users who are in a call centre, in whatever role.
+
+    What cannot be read is none; the directory has it as a reject.
     """
-    data = read_duty(fields, agent_id, fields.inner(operator), centres)
+    found = []
+    for user in users:
+        try:
+            operator = read_object(user, None, _operator)
+        except UnreadableError:
+            continue
+        if operator.centres:
+            found.append(operator)
+    return found
+
+
+def _operator(fields: Fields) -> Operator:
+    groups = [fields.inner(g) for g in fields.items("group_details") if type(g) is dict]
+    centres = {
+        group_id
+        for group in groups
+        if snake_kind(group.text("group_type") or "") == "call_center"
+        and (group_id := group.id("group_id")) is not None
+    }
+    return Operator(
+        id=fields.key_id("id"),
+        name=_name(fields),
+        email=next(iter(fields.texts("emails")), None),
+        centres=sorted(centres, key=by_size),
+    )
+
+
+def duty_status(reading: Reading, fields: Fields, operator: Operator) -> Event:
+    """https://developers.dialpad.com/reference/callcentersoperatorsget_duty_status"""
+    data = {
+        **read_duty(fields, operator.id),
+        "name": operator.name,
+        "email": operator.email,
+        # Duty is for all of his centres at once.
+        "call_center_ids": list(operator.centres) if fields.flag("on_duty") else [],
+    }
     started = _utc_ms(fields, "duty_status_started")
     digested = digest(fields.value)
-    ident = ("agent", agent_id, started or digested, data["provider_duty_status"], digested)
-    return reading.event("agent.status", ident, agent_id, data, started, fields)
+    ident = ("agent", operator.id, started or digested, data["provider_duty_status"], digested)
+    return reading.event("agent.status", ident, operator.id, data, started, fields)
 
 
 def user_listed(reading: Reading, fields: Fields) -> Event:
     """https://developers.dialpad.com/reference/userslist"""
-    whole = [name for key in ("first_name", "last_name") if (name := fields.text(key))]
     return _listed(
         reading,
         fields,
         kind="user",
         ident=fields.key_id("id"),
-        name=fields.text("display_name") or " ".join(whole) or None,
+        name=_name(fields),
         email=next(iter(fields.texts("emails")), None),
         numbers=fields.numbers("phone_numbers"),
         owner_id=fields.id("office_id"),
@@ -241,7 +285,7 @@ def office_listed(reading: Reading, fields: Fields) -> Event:
 
 
 def department_listed(reading: Reading, fields: Fields) -> Event:
-    """https://developers.dialpad.com/reference/officesdepartmentslist"""
+    """https://developers.dialpad.com/reference/departmentslistall"""
     return _group_listed(reading, fields, "department", owner_id=fields.id("office_id"))
 
 
@@ -269,6 +313,11 @@ def number_listed(reading: Reading, fields: Fields) -> Event:
         numbers=[number],
         owner_id=fields.id("target_id") or fields.id("office_id"),
     )
+
+
+def _name(user: Fields) -> str | None:
+    whole = [name for key in ("first_name", "last_name") if (name := user.text(key))]
+    return user.text("display_name") or " ".join(whole) or None
 
 
 def _group_listed(reading: Reading, fields: Fields, kind: str, owner_id: str | None) -> Event:

@@ -15,7 +15,6 @@ import structlog
 
 from ingest.api import ApiError
 from ingest.providers.dialpad.api import DialpadApi, open_api, text_id
-from ingest.providers.dialpad.fields import Fields
 from ingest.providers.dialpad.record_events import (
     Reading,
     call_center_listed,
@@ -26,6 +25,7 @@ from ingest.providers.dialpad.record_events import (
     duty_status,
     number_listed,
     office_listed,
+    operators_among,
     recap_ready,
     transcript_ready,
     user_listed,
@@ -156,55 +156,21 @@ class DialpadRecords:
     async def _directory(self, call_ids: Sequence[str], via: str) -> AsyncIterator[_Page]:
         async for page in self._pages(via, "/api/v2/users", user_listed):
             yield page
-        offices: list[str] = []
         async for page in self._pages(via, "/api/v2/offices", office_listed):
-            offices += _ids(page)
             yield page
-        for office in offices:
-            async for page in self._departments(office, via):
-                yield page
+        async for page in self._pages(via, "/api/v2/departments", department_listed):
+            yield page
         async for page in self._pages(via, "/api/v2/callcenters", call_center_listed):
             yield page
         async for page in self._pages(via, "/api/v2/numbers", number_listed):
             yield page
 
-    async def _departments(self, office: str, via: str) -> AsyncIterator[_Page]:
-        """Those of an office; none if it has gone since it was listed."""
-        path = f"/api/v2/offices/{_in_path(office)}/departments"
-        try:
-            async for page in self._pages(via, path, department_listed):
-                yield page
-        except ApiError as error:
-            if error.reason != "not_found":
-                raise
-
     async def _duty_status(self, call_ids: Sequence[str], via: str) -> AsyncIterator[_Page]:
-        operators: dict[str, dict[str, Any]] = {}
-        centres_of: dict[str, list[str]] = {}
-        async for page in self._pages(via, "/api/v2/callcenters", call_center_listed):
-            for centre in _ids(page):
-                for ident, operator in await self._operators(centre):
-                    operators[ident] = operator
-                    centres_of.setdefault(ident, []).append(centre)
-        for ident, operator in operators.items():
-            path = f"/api/v2/callcenters/operators/{_in_path(ident)}/dutystatus"
-            centres = centres_of[ident]
-            read = partial(duty_status, agent_id=ident, operator=operator, centres=centres)
-            if events := await self._one(via, path, read):
-                yield events
-
-    async def _operators(self, centre: str) -> list[tuple[str, dict[str, Any]]]:
-        """The users among the operators of a call centre, by id; rooms have no duty."""
-        try:
-            answer = await self._api.get(f"/api/v2/callcenters/{_in_path(centre)}/operators")
-        except ApiError as error:
-            if error.reason != "not_found":
-                raise
-            return []
-        fields = Fields(answer, self._region, exact=True)
-        users = [user for user in fields.items("users") if type(user) is dict]
-        found = ((fields.inner(user).id("id"), user) for user in users)
-        return [(ident, user) for ident, user in found if ident is not None]
+        async for users in self._api.pages("/api/v2/users"):
+            for operator in operators_among(users):
+                path = f"/api/v2/callcenters/operators/{_in_path(operator.id)}/dutystatus"
+                if events := await self._one(via, path, partial(duty_status, operator=operator)):
+                    yield events
 
     async def _pages(
         self,
@@ -243,8 +209,3 @@ async def open_records(name: str, connection: "Connection") -> AsyncIterator[Dia
 
 def _in_path(ident: str) -> str:
     return quote(ident, safe="")
-
-
-def _ids(page: _Page) -> list[str]:
-    """Of what is listed; rejects have none."""
-    return [event.data["id"] for event in page if event.subject_kind == "directory"]

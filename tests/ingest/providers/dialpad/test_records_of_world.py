@@ -32,18 +32,10 @@ def api() -> FakeApi:
     api.serve(f"/api/v2/company/{company.id}/smsoptout", consents)
     contacts = world().contacts(END_MS).values()
     api.serve("/api/v2/contacts", [shapes.rest_contact(contact) for contact in contacts])
-    users = {m.id: shapes.rest_user(world(), m, END_MS) for m in company.users}
-    api.serve("/api/v2/users", list(users.values()))
+    api.serve("/api/v2/users", [shapes.rest_user(world(), m, END_MS) for m in company.users])
     api.serve("/api/v2/offices", [shapes.rest_office(company, o) for o in company.offices])
-    for office in company.offices:
-        departments = [d for d in company.departments if d.office_id == office.id]
-        path = f"/api/v2/offices/{office.id}/departments"
-        api.serve(path, [shapes.rest_department(department) for department in departments])
+    api.serve("/api/v2/departments", [shapes.rest_department(d) for d in company.departments])
     api.serve("/api/v2/callcenters", [shapes.rest_call_center(c) for c in company.centres])
-    for centre in company.centres:
-        members = world().members_of(centre.id, END_MS)
-        path = f"/api/v2/callcenters/{centre.id}/operators"
-        api.objects[path] = {"users": [users[member.id] for member in members], "rooms": []}
     for member in company.members:
         path = f"/api/v2/callcenters/operators/{member.id}/dutystatus"
         api.objects[path] = shapes.rest_duty_status(world(), member, END_MS)
@@ -120,6 +112,8 @@ async def test_the_directory_is_the_company(api: FakeApi) -> None:
 
 async def test_every_operators_duty_is_the_companys(api: FakeApi) -> None:
     events = await also(api, "duty_status")
+    members = {m.id for m in world().company.members if world().centres_of(m.id, END_MS)}
+    assert {int(event.data["agent_id"]) for event in events} == members
     for event in events:
         member_id = int(event.data["agent_id"])
         duty = world().duty(member_id, END_MS)

@@ -107,3 +107,27 @@ async def test_a_key_without_the_scope_is_told_so(
         await anext(records.calls(now_ms() - DAY_MS, now_ms(), "poll"))
     assert caught.value.reason == "forbidden"
     assert "calls:list" in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["contacts", "consents", "directory", "duty_status"])
+async def test_lists_are_read_to_their_end(records: DialpadRecords, what: str) -> None:
+    events = [event async for page in records.also(what, (), "poll") for event in page]
+    assert events
+    for event in events:
+        assert event.subject_kind != "reject"
+        assert event.surprises == ()
+        written(event)
+
+
+async def test_transcripts_and_recaps_of_listed_calls(records: DialpadRecords) -> None:
+    now = now_ms()
+    events = [e async for page in records.calls(now - DAY_MS, now, "poll") for e in page]
+    ids = [event.data["call_id"] for event in events if event.data["recordings"]][-10:]
+    transcripts = [e async for page in records.also("transcripts", ids, "poll") for e in page]
+    recaps = [e async for page in records.also("recaps", ids, "poll") for e in page]
+    assert {event.type for event in transcripts} == {"dialstream.call.transcript_ready"}
+    assert {event.type for event in recaps} == {"dialstream.call.recap_ready"}
+    for event in (*transcripts, *recaps):
+        assert event.data["call_id"] in ids
+        assert event.surprises == ()
+        written(event)
