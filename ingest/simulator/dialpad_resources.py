@@ -199,7 +199,7 @@ class Resources:
         # ES256 in production; HS256 in the samples of the API's description.
         return jwt.encode(claims, self.token_secret, "HS256", headers={"typ": TOKEN_TYPE})
 
-    def reach_of(self, token: str) -> tuple[Websocket, int | None] | None:
+    def reach_of(self, token: str) -> tuple[int, int | None] | None:
         """Whose address that is: a websocket, and one of its subscriptions if it is only that.
 
         None: nobody's, or not any more.
@@ -218,7 +218,7 @@ class Resources:
         websocket = self.websockets.get(int(websocket_id))
         if websocket is None or self.now_ms() // 1000 >= claims["exp"]:
             return None
-        return websocket, (None if reach == ["*"] else int(reach[1]))
+        return websocket.id, (None if reach == ["*"] else int(reach[1]))
 
     # Subscriptions
 
@@ -323,3 +323,15 @@ def _checked(kind: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def is_of_target(event: Mapping[str, Any], kind: str, ident: str) -> bool:
+    """Whether a call or a message is of a target, as subscriptions and lists name it."""
+    kind = kind.replace("_", "").lower()
+    if kind == "office":
+        return str(event["target"].get("office_id")) == ident
+    for key in ("target", "entry_point_target"):
+        party = event.get(key) or {}
+        if str(party.get("id")) == ident and party["type"].replace("_", "").lower() == kind:
+            return True
+    return False

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, groupby
 from typing import Any, TypeAlias, TypeVar
 
 from starlette.applications import Starlette
@@ -22,8 +22,20 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from ingest.simulator.clock import Clock
-from ingest.simulator.dialpad import payload
-from ingest.simulator.dialpad_records import Records, call_item, company, is_of_target, user_item
+from ingest.simulator.dialpad import (
+    rest_call,
+    rest_call_center,
+    rest_company,
+    rest_contact,
+    rest_department,
+    rest_duty_status,
+    rest_number,
+    rest_office,
+    rest_optout,
+    rest_recap,
+    rest_transcript,
+    rest_user,
+)
 from ingest.simulator.dialpad_resources import (
     FIELDS,
     FOR_ADMINS,
@@ -34,9 +46,11 @@ from ingest.simulator.dialpad_resources import (
     Subscription,
     Webhook,
     Websocket,
+    is_of_target,
 )
+from ingest.simulator.facts import Leg, Member
 from ingest.simulator.faults import Faults
-from ingest.simulator.world import ADMIN, MEMBERS, CallHappening
+from ingest.simulator.world import World
 
 DAY_MS = 86_400_000
 MOST_CALLS_A_PAGE = 50
@@ -117,7 +131,9 @@ class Rest:
 
     clock: Clock
     resources: Resources
-    records: Records
+    world: World
+    #: Calls that are listed later than they ended → when.
+    late_calls: Mapping[int, int]
     faults: Faults
     keys: dict[str, Key]
     rates: Rates
@@ -232,7 +248,18 @@ class Rest:
             Route("/api/v2/call", self._calls),
             Route("/api/v2/call/{id}", self._call),
             Route("/api/v2/company", self._company),
+            Route("/api/v2/company/{id}/smsoptout", self._optouts),
+            Route("/api/v2/call/{id}/ai_recap", self._recap),
+            Route("/api/v2/transcripts/{id}", self._transcript),
+            Route("/api/v2/contacts", self._contacts),
+            Route("/api/v2/contacts/{id}", self._contact),
             Route("/api/v2/users", self._users),
+            Route("/api/v2/users/{id}", self._user),
+            Route("/api/v2/offices", self._offices),
+            Route("/api/v2/departments", self._departments),
+            Route("/api/v2/callcenters", self._call_centers),
+            Route("/api/v2/callcenters/operators/{id}/dutystatus", self._duty_status),
+            Route("/api/v2/numbers", self._numbers),
         ]
 
     @staticmethod
@@ -327,27 +354,114 @@ class Rest:
 
         def walk(place: list[int] | None, most: int) -> list[tuple[list[int], Any]]:
             """Places are starts and ids: what is listed later shifts nothing."""
-            found = []
-            for start_ms, leg_id in self.records.starts(after_ms, before_ms, place):
-                happening = self.records.concluded[leg_id]
-                if self.records.listed_ms[leg_id] <= now_ms and _is_about(request, happening):
-                    found.append(([start_ms, leg_id], call_item(happening)))
-                    if len(found) == most:
-                        break
+            found: list[tuple[list[int], Any]] = []
+            last_ms = before_ms if place is None else min(before_ms, place[0] + 1)
+            legs = self.world.concluded(now_ms, after_ms=after_ms, before_ms=last_ms)
+            for start_ms, together in groupby(legs, key=lambda leg: leg.started_ms):
+                for leg in sorted(together, key=lambda leg: leg.id, reverse=True):
+                    at = [start_ms, leg.id]
+                    if (place and at > place) or self.late_calls.get(leg.id, 0) > now_ms:
+                        continue
+                    item = rest_call(leg)
+                    if _is_about(request, item):
+                        found.append((at, item))
+                        if len(found) == most:
+                            return found
             return found
 
         return self._list(request, walk, most=MOST_CALLS_A_PAGE)
 
     async def _call(self, request: Request) -> Response:
         self._limit("call")
-        return JSONResponse(call_item(_found(self.records.legs, request)))
+        return JSONResponse(rest_call(self._leg(request)))
+
+    def _leg(self, request: Request) -> Leg:
+        """A call as it is known now; 404 before it has begun."""
+        leg = _found(self.world.legs, request)
+        if leg.started_ms > self.clock.now_ms:
+            raise Refusal(404, "there is none with this id")
+        return leg.as_of(self.clock.now_ms)
 
     async def _company(self, request: Request) -> Response:
-        return JSONResponse(company())
+        return JSONResponse(rest_company(self.world.company))
+
+    async def _optouts(self, request: Request) -> Response:
+        self._needs(request, admin=True)
+        company = self.world.company
+        if request.path_params["id"] != str(company.id):
+            raise Refusal(404, "there is none with this id")
+        state = request.query_params.get("opt_out_state")
+        if state not in {"opted_out", "opted_back_in"}:
+            raise Refusal(400, "opt_out_state is required")
+        self._limit("optouts")
+        chosen = {
+            consent.outsider.id: consent
+            for consent in self.world.consents(self.clock.now_ms)
+            if consent.opted_out == (state == "opted_out")
+        }
+        return self._list(request, _by_id(chosen, lambda consent: rest_optout(company, consent)))
+
+    async def _recap(self, request: Request) -> Response:
+        self._limit("recap")
+        self._needs(request, scope="ai_recap")
+        recap = rest_recap(self._leg(request))
+        if recap is None:
+            raise Refusal(404, "there is no recap of this call")
+        return JSONResponse(recap)
+
+    async def _transcript(self, request: Request) -> Response:
+        leg = self._leg(request)
+        if leg.transcript_ready_ms is None:
+            raise Refusal(404, "there is no transcript of this call")
+        return JSONResponse(rest_transcript(leg))
+
+    async def _contacts(self, request: Request) -> Response:
+        """The company's; with `include_local` everybody's too, with `owner_id` only one user's."""
+        owner_id = request.query_params.get("owner_id")
+        with_local = request.query_params.get("include_local", "").lower() == "true"
+        chosen = {
+            ident: outsider
+            for ident, outsider in self.world.contacts(self.clock.now_ms).items()
+            if (with_local and owner_id is None) or (owner_id or "None") == str(outsider.owner_id)
+        }
+        return self._list(request, _by_id(chosen, rest_contact))
+
+    async def _contact(self, request: Request) -> Response:
+        return JSONResponse(rest_contact(_found(self.world.contacts(self.clock.now_ms), request)))
 
     async def _users(self, request: Request) -> Response:
-        people = {member.id: member for member in (*MEMBERS, ADMIN)}
-        return self._list(request, _by_id(people, user_item))
+        return self._list(request, _by_id(self._people(), self._show_user))
+
+    async def _user(self, request: Request) -> Response:
+        return JSONResponse(self._show_user(_found(self._people(), request)))
+
+    def _people(self) -> dict[int, Member]:
+        return {member.id: member for member in self.world.users}
+
+    def _show_user(self, member: Member) -> dict[str, Any]:
+        return rest_user(self.world, member, self.clock.now_ms)
+
+    async def _offices(self, request: Request) -> Response:
+        company = self.world.company
+        offices = {office.id: office for office in company.offices}
+        return self._list(request, _by_id(offices, lambda office: rest_office(company, office)))
+
+    async def _departments(self, request: Request) -> Response:
+        departments = {department.id: department for department in self.world.departments}
+        return self._list(request, _by_id(departments, rest_department))
+
+    async def _call_centers(self, request: Request) -> Response:
+        centres = {centre.id: centre for centre in self.world.centres}
+        return self._list(request, _by_id(centres, rest_call_center))
+
+    async def _duty_status(self, request: Request) -> Response:
+        member = _found(self._people(), request)
+        return JSONResponse(rest_duty_status(self.world, member, self.clock.now_ms))
+
+    async def _numbers(self, request: Request) -> Response:
+        company = self.world.company
+        numbers = {int(number.number[1:]): number for number in company.numbers}
+        return self._list(request, _by_id(numbers, lambda number: rest_number(company, number)))
 
     # Lists
 
@@ -429,12 +543,12 @@ def _found(there: Mapping[int, T], request: Request) -> T:
     return found
 
 
-def _is_about(request: Request, happening: CallHappening) -> bool:
+def _is_about(request: Request, item: Mapping[str, Any]) -> bool:
     """Whether a call is of the target that a request names, if it does."""
     kind, ident = (request.query_params.get(name) for name in ("target_type", "target_id"))
     if kind is None or ident is None:
         return True
-    return is_of_target(payload(happening), kind, ident)
+    return is_of_target(item, kind, ident)
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -8,10 +8,9 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import chain
-from typing import TypeAlias
+from typing import Any, TypeVar
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -19,16 +18,28 @@ from uvicorn.server import ServerState
 
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialpad import MAX_LAG_MS
-from ingest.simulator.dialpad_records import Records
-from ingest.simulator.dialpad_resources import Resources
-from ingest.simulator.dialpad_rest import Asked, Key, Rates, Rest
+from ingest.simulator.dialpad_delivery import Deliveries, Delivery
+from ingest.simulator.dialpad_resources import SCOPES, Resources, Webhook, Websocket
+from ingest.simulator.dialpad_rest import DAY_MS, Asked, Key, Rates, Rest
+from ingest.simulator.dialpad_sockets import Sockets
+from ingest.simulator.facts import CallHappening, CallStep, Happening
 from ingest.simulator.faults import Faults
-from ingest.simulator.world import Happening, play
+from ingest.simulator.story import COMPRESSED, Tempo
+from ingest.simulator.world import World
 
 HOST = "127.0.0.1"
 
-#: Told a seed and the first millisecond: what happens, in the order of `at_ms`.
-Story: TypeAlias = Callable[[int, int], Iterator[Happening]]
+#: Kind and fields of the subscriptions that bring everything.
+EVERYTHING: Sequence[tuple[str, dict[str, Any]]] = (
+    ("call", {}),
+    ("sms", {"direction": "all", "include_internal": True, "status": True}),
+    ("contact", {"contact_type": "shared"}),
+    ("contact", {"contact_type": "local"}),
+    ("agent_status", {"agent_type": "callcenter"}),
+    ("changelog", {}),
+)
+
+T = TypeVar("T", Webhook, Websocket)
 
 
 class SimulatedDialpad:
@@ -36,6 +47,7 @@ class SimulatedDialpad:
 
     def __init__(
         self,
+        world: World,
         clock: Clock,
         faults: Faults,
         rates: Rates,
@@ -43,6 +55,8 @@ class SimulatedDialpad:
         page_size: int,
         remember: int | None,
     ) -> None:
+        #: The company, and the truth about it as far as it was told.
+        self.world = world
         self.clock = clock
         self.faults = faults
         self.api_key = secrets.token_urlsafe(24)
@@ -50,12 +64,16 @@ class SimulatedDialpad:
         self.keys = {self.api_key: Key()}
         #: Requests to the API, by which a test proves that a rate was kept.
         self.requests: deque[Asked] = deque(maxlen=remember)
-        self.records = Records(self._listing_takes_ms)
+        #: Calls that are listed later than they ended → when.
+        self.late_calls: dict[int, int] = {}
         self.resources = Resources("", secrets.token_urlsafe(32), lambda: clock.now_ms)
+        #: What went to webhooks and sockets, with what came back; by first attempts.
+        self.delivered: deque[Delivery] = deque(maxlen=remember)
         self._rest = Rest(
             clock,
             self.resources,
-            self.records,
+            world,
+            self.late_calls,
             faults,
             self.keys,
             rates,
@@ -64,6 +82,13 @@ class SimulatedDialpad:
         )
         self._api = _Api(self._rest, faults)
         self._door = _Listener(self._api.connection)
+        #: How many are connected is its length.
+        self.sockets = Sockets(HOST, clock, self.resources, faults)
+        self._deliveries = Deliveries(
+            clock, self.resources, self.sockets, faults, self.delivered, world.seed
+        )
+        #: Set once a story that has an end was told.
+        self.told = asyncio.Event()
 
     @property
     def base_url(self) -> str:
@@ -73,15 +98,30 @@ class SimulatedDialpad:
     @asynccontextmanager
     async def running(self, happenings: Iterator[Happening], port: int) -> AsyncIterator[None]:
         """Serve, while all this happens."""
-        upcoming = self._hear_the_past(happenings)
         await self._door.open(port)
-        telling = asyncio.create_task(self._tell(upcoming))
+        await self.sockets.open(0)
+        self.resources.sockets_url = f"ws://{HOST}:{self.sockets.port}"
+        failure: BaseException | None = None
         try:
-            yield
+            # Nobody would notice otherwise that nothing happens any more.
+            async with asyncio.TaskGroup() as group:
+                self._deliveries.group = group
+                telling = group.create_task(self._tell(happenings))
+                try:
+                    yield
+                except asyncio.CancelledError:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - the user's own, and no group's
+                    failure = error
+                finally:
+                    telling.cancel()
+                    self._deliveries.give_up()
         finally:
-            telling.cancel()
-            await asyncio.wait([telling])
+            self._deliveries.close()
+            await self.sockets.close()
             await self.go_down()
+        if failure is not None:
+            raise failure
 
     async def go_down(self) -> None:
         """Let nobody connect to the API any more, and break off who is connected."""
@@ -96,33 +136,68 @@ class SimulatedDialpad:
         """Let everything happen at its time."""
         for happening in happenings:
             await self.clock.sleep_until(happening.at_ms)
-            self._happen(happening)
+            self.happen(happening)
+        self.told.set()
 
-    def _happen(self, happening: Happening) -> None:
-        self.records.hear(happening)
+    def happen(self, happening: Happening) -> None:
+        """Let something happen now, whatever the story says."""
+        if (
+            isinstance(happening, CallHappening)
+            and happening.step is CallStep.ENDED
+            and self.faults.strikes("records_late")
+        ):
+            late_ms = self.faults.between(0, self.faults.records_late_s * 1000)
+            self.late_calls[happening.leg.id] = happening.at_ms + int(late_ms)
+        self._deliveries.send(happening)
 
-    def _hear_the_past(self, happenings: Iterator[Happening]) -> Iterator[Happening]:
-        """Take in what has happened by now; what is left comes later."""
-        for happening in happenings:
-            if happening.at_ms > self.clock.now_ms:
-                return chain((happening,), happenings)
-            self.records.hear(happening)
-        return iter(())
+    async def settled(self) -> None:
+        """Wait until no delivery is under way but those that wait for their time."""
+        await self._deliveries.settled()
 
-    def _listing_takes_ms(self) -> int:
-        if not self.faults.strikes("records_late"):
-            return 0
-        return int(self.faults.between(0, self.faults.records_late_s * 1000))
+    async def step(self, s: float) -> None:
+        """Move a clock without a pace, and wait for all deliveries that come of it.
+
+        A second at a time: what is sent meanwhile is sent in the order of the world's time.
+        """
+        while s > 0:
+            await self.clock.step(min(s, 1))
+            await self.settled()
+            s -= 1
+
+    def subscribe(self, hook_url: str, secret: str | None = None) -> Webhook:
+        """Make a webhook, and subscriptions to everything, as a key with all rights would."""
+        body = {"hook_url": hook_url, "secret": secret}
+        return self._subscribe(self.resources.create_webhook(body))
+
+    def subscribe_socket(self, secret: str | None = None) -> Websocket:
+        """Make a websocket, and subscriptions to everything."""
+        return self._subscribe(self.resources.create_websocket({"secret": secret}))
+
+    def _subscribe(self, endpoint: T) -> T:
+        for kind, fields in EVERYTHING:
+            body = {**fields, "endpoint_id": endpoint.id}
+            self.resources.create_subscription(kind, body, SCOPES)
+        return endpoint
+
+    def websocket_url(self, websocket: Websocket) -> str:
+        """A new address of it."""
+        return str(self.resources.show_websocket(websocket)["websocket_url"])
+
+    def send_frame(self, frame: str | bytes) -> int:
+        """Send anything to all who are connected, and say to how many."""
+        return self.sockets.send(None, None, frame)
 
 
 @asynccontextmanager
 async def simulated_dialpad(
     *,
-    story: Story = play,
+    world: World | None = None,
+    tempo: Tempo = COMPRESSED,
     seed: int = 1,
     start_ms: int | None = None,
-    pace: float | None = 1.0,
     days: float = 0,
+    lasts_s: float | None = None,
+    pace: float | None = 1.0,
     faults: Faults | None = None,
     rates: Rates = Rates(),  # noqa: B008 - frozen
     page_size: int = 50,
@@ -131,18 +206,26 @@ async def simulated_dialpad(
 ) -> AsyncIterator[SimulatedDialpad]:
     """Serve a simulated Dialpad on this machine.
 
-    ``start_ms``: the world's time at the start; None: now. ``pace``: how many of its seconds go by
-    in one of ours; None: none by itself, ``clock.step`` moves it. ``days``: what had happened
-    before the start. ``remember``: how many requests and deliveries are kept at most.
+    ``world``: the company; else one is made of ``tempo``, ``seed`` and ``days`` of past.
+    ``start_ms``: its time at the start; None: now. ``lasts_s``: after so many of its seconds
+    nothing happens any more, and `told` is set. ``pace``: how many of its seconds go by in one of
+    ours; None: none by themselves, `step` moves its clock. ``remember``: how many requests and
+    deliveries are kept at most. Raises OSError if the port is taken.
     """
     faults = faults or Faults()
     faults.seed(seed)
     if start_ms is None:
         # No payload's clock is ahead of ours when it is sent.
         start_ms = time.time_ns() // 1_000_000 - MAX_LAG_MS
-    clock = Clock(start_ms, pace)
-    dialpad = SimulatedDialpad(clock, faults, rates, page_size=page_size, remember=remember)
-    happenings = story(seed, start_ms - int(days * 86_400_000))
+    if world is None:
+        world = World(seed, start_ms - int(days * DAY_MS), tempo)
+    world.advance(start_ms)
+    happenings = (
+        world.happenings() if lasts_s is None else world.until(start_ms + int(lasts_s * 1000))
+    )
+    dialpad = SimulatedDialpad(
+        world, Clock(start_ms, pace), faults, rates, page_size=page_size, remember=remember
+    )
     async with dialpad.running(happenings, port):
         yield dialpad
 

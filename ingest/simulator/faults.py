@@ -44,16 +44,16 @@ class Faults:
     #: In addition, somebody who does not know the secret posts one, or it comes unsigned.
     forged: Rate = 0.0
 
-    # What deliveries hold
-    #: The body is made a while after the event, from what is known by then.
+    # What deliveries hold: shares of subjects (calls, texts, people), not of occasions
+    #: The body is as fresh as the delivery, so it holds what happened until later.
     late_bodies: Rate = 0.0
     #: Ids are texts.
-    string_ids: Rate = 0.0
-    #: Keys that nobody must rely on are not there.
+    text_ids: Rate = 0.0
+    #: Keys are missing that only newer payloads have, or that are null.
     missing_keys: Rate = 0.0
-    #: Objects that describe a party are empty.
+    #: Who is not known by name is ``{}``.
     empty_objects: Rate = 0.0
-    #: A leg that was missed tells of its hangup as well.
+    #: A call that was missed is told as hung up as well.
     missed_and_hangup: Rate = 0.0
 
     # Answers of the API
@@ -178,8 +178,10 @@ _FIELDS = {f.name: f for f in fields(Faults) if f.name != "counts" and not f.nam
 _SWITCHES = {name for name, f in _FIELDS.items() if f.type is bool}
 _LISTS = {"missing_scopes"}
 _SPANS = {name for name in _FIELDS if name.endswith("_s")}
+#: Whether a subject has them is decided once.
+ODDITIES = ("late_bodies", "text_ids", "missing_keys", "empty_objects", "missed_and_hangup")
 #: Those that have occasions.
-RATES = frozenset(_FIELDS.keys() - _SWITCHES - _LISTS - _SPANS)
+RATES = frozenset(_FIELDS.keys() - _SWITCHES - _LISTS - _SPANS - set(ODDITIES))
 
 
 def _wrong(name: str, value: Any) -> str | None:
