@@ -25,24 +25,19 @@ _LIMITS: Limits = {
 
 _ADMIN = "the key of a company admin"
 
-#: Beginning of a path → what a key needs there.
+#: Path → what a key needs there and below; the first that fits. Elsewhere it is `_ADMIN`.
 _NEEDS: Mapping[str, str] = {
-    "/api/v2/call/{id}/ai_recap": "the scope `ai_recap`",
+    "/api/v2/call/{id}/ai_recap": f"{_ADMIN}, and perhaps the scope `ai_recap`",
     "/api/v2/call": f"{_ADMIN}, and the scope `calls:list`",
     "/api/v2/subscriptions/changelog": f"{_ADMIN}, and the scope `change_log`",
-    "/api/v2/subscriptions/contact": _ADMIN,
-    "/api/v2/subscriptions/agent_status": _ADMIN,
-    "/api/v2/contacts": _ADMIN,
-    "/api/v2/company": _ADMIN,
-    "/api/v2/callcenters": _ADMIN,
 }
 
 
 def _needs(reason: Reason, call: str) -> str:
     if reason != "forbidden":
         return ""
-    path = call.partition(" ")[2]
-    need = next((need for begin, need in _NEEDS.items() if path.startswith(begin)), _ADMIN)
+    path = call.partition(" ")[2] + "/"
+    need = next((need for at, need in _NEEDS.items() if path.startswith(at + "/")), _ADMIN)
     return f"this needs {need}: make such a key at Dialpad and put it into connections.{{name}}"
 
 
