@@ -184,7 +184,7 @@ class Listener:
         faults = []
         for name, one in self._settings.items():
             try:
-                self._inlets[name].source = PROVIDERS[one.provider].webhook(one)
+                self._inlets[name].door.source = PROVIDERS[one.provider].webhook(one)
             except ConfigError as error:
                 faults += [f"connections.{name}.{fault}" for fault in error.faults]
         for line in self._lines.values():

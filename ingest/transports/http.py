@@ -18,8 +18,6 @@ bound on connections. One sweep a quarter of a second looks after all of them.
 """
 
 import asyncio
-import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
@@ -36,9 +34,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from ingest.delivery import Delivery, Source
 from ingest.errors import PublishError, VerificationError
-from ingest.logs import Sample, short_id
-from ingest.metrics import TALLIES
 from ingest.pipeline import Accepted, Pipeline
+from ingest.transports.door import Door
 
 log = structlog.get_logger()
 
@@ -69,9 +66,6 @@ SWEEP_S = 0.25
 
 #: Targets of requests that are remembered; usual are a handful.
 MAX_ROUTES = 1000
-
-#: A stored delivery that took longer is worth a line.
-SLOW_S = 1.0
 
 #: Members of an enum are slow to get at.
 _NO_CONTENT = 204
@@ -116,11 +110,11 @@ class Hooks:
 
         ``dormant``: names that were connections until lately; 404 would be final for them.
         """
-        self.doors = {name: Door(name, source) for name, source in sources.items()}
+        self.doors = {name: Door(name, source, "webhook") for name, source in sources.items()}
         self.dormant = frozenset(dormant)
         self._routes.clear()
 
-    def route(self, url: bytes) -> "tuple[Door | None, str | None]":
+    def route(self, url: bytes) -> tuple[Door | None, str | None]:
         """The connection and the kind that a request's target names."""
         known = self._routes.get(url)
         if known is not None:
@@ -187,7 +181,7 @@ class Exchange(Struct):
     """One delivery and its answer."""
 
     protocol: "HookProtocol"
-    door: "Door"
+    door: Door
     hint: str | None
     headers: list[tuple[bytes, bytes]]
     began: float
@@ -493,62 +487,6 @@ class HookProtocol(HttpToolsProtocol):
 
     def _application_is_done(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
-
-
-class Door:
-    """The way in of one connection: its source, its counts, its lines in the log."""
-
-    def __init__(self, name: str, source: Source) -> None:
-        self.name = name
-        self.source = source
-        self.tally = TALLIES.of(name, "webhook")
-        self._samples: dict[str, Sample] = {}
-        self._debugging = log.is_enabled_for(logging.DEBUG)
-
-    def accept(self, accepted: Accepted, size_bytes: int, taken_s: float) -> None:
-        self.tally.accept(accepted, taken_s)
-        if accepted.outcome == "rejected":
-            say, line = log.warning, "delivery_rejected"
-        elif taken_s > SLOW_S:
-            say, line = log.warning, "delivery_slow"
-        elif self._debugging:
-            say, line = log.debug, "delivery_stored"
-        else:
-            return
-        say(
-            line,
-            connection=self.name,
-            via="webhook",
-            kind=accepted.events[0].type,
-            ids=short_id(accepted.events[0].id),
-            outcome=accepted.outcome,
-            stored_in=accepted.receipt.where,
-            size_bytes=size_bytes,
-            duration_ms=round(taken_s * 1000, 1),
-        )
-
-    def refuse(self, reason: str, size_bytes: int | None) -> None:
-        self.tally.refuse(reason)
-        self._say("delivery_refused", reason, size_bytes, None)
-
-    def be_unavailable(self, reason: str, size_bytes: int | None, taken_s: float | None) -> None:
-        self.tally.be_unavailable(reason)
-        self._say("delivery_unavailable", reason, size_bytes, taken_s)
-
-    def _say(self, line: str, reason: str, size_bytes: int | None, taken_s: float | None) -> None:
-        """A flood is told by a line every now and then, with the count of those it stands for."""
-        sample = self._samples.setdefault(reason, Sample())
-        suppressed = sample.take(time.monotonic())
-        if suppressed is not None:
-            log.warning(
-                line,
-                connection=self.name,
-                via="webhook",
-                reason=reason,
-                size_bytes=size_bytes,
-                duration_ms=None if taken_s is None else round(taken_s * 1000, 1),
-                suppressed=suppressed,
-            )
 
 
 def _route(url: bytes) -> tuple[str, str, str | None]:

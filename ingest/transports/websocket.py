@@ -41,9 +41,9 @@ from websockets.protocol import Event as ProtocolEvent
 from ingest.delivery import Delivery, Source
 from ingest.errors import PublishError, UnreadableError, VerificationError
 from ingest.eventlog.log import Publisher, Receipt, Record, Settled, records_of
-from ingest.logs import Sample, short_id
-from ingest.metrics import TALLIES
+from ingest.logs import Sample
 from ingest.pipeline import Accepted, Pipeline, reject
+from ingest.transports.door import Door
 
 log = structlog.get_logger()
 
@@ -246,10 +246,7 @@ class Inlet:
         max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
     ) -> None:
         """``pipeline`` publishes by ``publisher``, so that what it accepts becomes durable."""
-        self.name = name
-        #: May be replaced, when secrets are read again.
-        self.source = source
-        self.tally = TALLIES.of(name, VIA)
+        self.door = Door(name, source, VIA)
         #: Our clock when a frame was last read, milliseconds since 1970; 0 before.
         self.last_frame_ms = 0
         self._pipeline = pipeline
@@ -264,8 +261,7 @@ class Inlet:
         self._arrived: list[InFlight] = []
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._samples: dict[str, Sample] = {}
-        self._debugging = log.is_enabled_for(logging.DEBUG)
+        self._held = Sample()
 
     @property
     def full(self) -> bool:
@@ -283,16 +279,16 @@ class Inlet:
 
     def take(self, body: bytes, socket: "Socket", *, text: bool) -> None:
         """Take a frame; those of one turn of the event loop go through the pipeline together."""
-        self.tally.received += 1
+        self.door.tally.received += 1
         self.last_frame_ms = received_ms = self._now_ms()
         if not text:
-            self._refuse("binary", len(body))
+            self.door.refuse("binary", len(body))
             return
         if len(body) > self._max_body_bytes:
-            self._refuse("too_large", len(body))
+            self.door.refuse("too_large", len(body))
             return
         delivery = Delivery(
-            connection=self.name, via=VIA, headers=(), body=body, received_ms=received_ms
+            connection=self.door.name, via=VIA, headers=(), body=body, received_ms=received_ms
         )
         frame = InFlight(socket, delivery, self._loop.time())
         self._in_flight[frame] = None
@@ -303,17 +299,17 @@ class Inlet:
 
     def refuse_unread(self) -> None:
         """Count a frame that was too large to be read."""
-        self.tally.received += 1
-        self._refuse("too_large", None)
+        self.door.tally.received += 1
+        self.door.refuse("too_large", None)
 
     async def room(self) -> None:
         """Return once more may be read."""
         if self.full:
-            suppressed = self._samples.setdefault("full", Sample()).take(time.monotonic())
+            suppressed = self._held.take(time.monotonic())
             if suppressed is not None:
                 log.warning(
                     "stream_held",
-                    connection=self.name,
+                    connection=self.door.name,
                     waiting=len(self._in_flight),
                     size_bytes=self._in_flight_bytes,
                 )
@@ -330,14 +326,14 @@ class Inlet:
 
     def _hand_over(self) -> None:
         frames, self._arrived = self._arrived, []
-        source = self.source
+        source = self.door.source
         results = self._pipeline.accept_all([(frame.delivery, source) for frame in frames])
         for frame, result in zip(frames, results, strict=True):
             if isinstance(result, Accepted):
                 self._accepted(frame, result)
             elif isinstance(result, VerificationError):
                 self._gone(frame)
-                self._refuse(result.reason, len(frame.delivery.body))
+                self.door.refuse(result.reason, len(frame.delivery.body))
             else:
                 self._set_aside(frame)
 
@@ -348,36 +344,19 @@ class Inlet:
     def _stored(self, frame: InFlight, accepted: Accepted, _: PublishError | None) -> None:
         self._gone(frame)
         taken_s = self._loop.time() - frame.since
-        self.tally.accept(accepted, taken_s)
-        if accepted.outcome == "rejected":
-            say, line = log.warning, "delivery_rejected"
-        elif self._debugging:
-            say, line = log.debug, "delivery_stored"
-        else:
-            return
-        say(
-            line,
-            connection=self.name,
-            via=VIA,
-            kind=accepted.events[0].type,
-            ids=short_id(accepted.events[0].id),
-            outcome=accepted.outcome,
-            stored_in=accepted.receipt.where,
-            size_bytes=len(frame.delivery.body),
-            duration_ms=round(taken_s * 1000, 1),
-        )
+        self.door.accept(accepted, len(frame.delivery.body), taken_s)
 
     def _set_aside(self, frame: InFlight) -> None:
         """Keep a frame on which our own code has failed: nobody will send it again."""
         delivery = frame.delivery
         try:
-            self.source.verify(delivery)
+            self.door.source.verify(delivery)
         except Exception as error:  # noqa: BLE001 - the fault itself is logged by the pipeline
             self._gone(frame)
             reason = error.reason if isinstance(error, VerificationError) else "internal"
-            self._refuse(reason, len(delivery.body))
+            self.door.refuse(reason, len(delivery.body))
             return
-        event = reject(delivery, self.source, UnreadableError("internal", "a fault of ours"))
+        event = reject(delivery, self.door.source, UnreadableError("internal", "a fault of ours"))
         receipt = self._publisher.publish(records_of(event))
         self._accepted(frame, Accepted("rejected", (event,), receipt))
 
@@ -385,19 +364,6 @@ class Inlet:
         del self._in_flight[frame]
         self._in_flight_bytes -= len(frame.delivery.body)
         self._changed.set()
-
-    def _refuse(self, reason: str, size_bytes: int | None) -> None:
-        self.tally.refuse(reason)
-        suppressed = self._samples.setdefault(reason, Sample()).take(time.monotonic())
-        if suppressed is not None:
-            log.warning(
-                "delivery_refused",
-                connection=self.name,
-                via=VIA,
-                reason=reason,
-                size_bytes=size_bytes,
-                suppressed=suppressed,
-            )
 
 
 class Timing(Struct, frozen=True, kw_only=True):
