@@ -69,7 +69,9 @@ def other_roles(settings: Settings) -> list[Callable[[Service], Coroutine[None, 
 
 async def _play(settings: Settings, ready: asyncio.Event) -> None:
     """Post a simulated company's traffic to ourselves, and show what comes of it."""
-    from ingest.simulator.poster import post  # noqa: PLC0415 - nobody else wants an HTTP client
+    # Nobody else wants it.
+    from ingest.simulator.dialpad_server import simulated_dialpad  # noqa: PLC0415
+    from ingest.simulator.faults import Faults  # noqa: PLC0415
 
     secret = settings.connections[DEFAULT_CONNECTION].signing_secrets()[0].decode()
     console = Console(highlight=False, soft_wrap=True)
@@ -79,10 +81,10 @@ async def _play(settings: Settings, ready: asyncio.Event) -> None:
     try:
         async with (
             open_reader(settings, Wanted.everything().topics, start="latest") as reader,
-            asyncio.TaskGroup() as tasks,
+            simulated_dialpad(faults=Faults(repeated=1 / 15, forged=1 / 20), remember=0) as dialpad,
         ):
             await reader.fetch(wait_s=0)  # now its place is the end
-            tasks.create_task(post(hook, secret, seed=1))
+            dialpad.subscribe(hook, secret)
             show = Shown(console)
             while True:
                 for stored in await reader.fetch(wait_s=1.0):

@@ -107,8 +107,7 @@ class Deliveries:
         #: What waits for the next one of its subject.
         self._held: dict[tuple[int, int], list[asyncio.Event]] = {}
         self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._waiting_for_few: list[tuple[int, asyncio.Event]] = []
 
     def give_up(self) -> None:
         """Give up everything that is under way."""
@@ -118,9 +117,12 @@ class Deliveries:
     def close(self) -> None:
         self._poster.close()
 
-    async def settled(self) -> None:
-        """Wait until nothing is under way but what waits for its time."""
-        await self._idle.wait()
+    async def at_most(self, many: int) -> None:
+        """Wait until so many are under way; what waits for its time is not."""
+        if self._busy > many:
+            few = asyncio.Event()
+            self._waiting_for_few.append((many, few))
+            await few.wait()
 
     def send(self, happening: Happening) -> None:
         """Send it to all who subscribed to it."""
@@ -320,10 +322,9 @@ class Deliveries:
 
     def _count(self, change: int) -> None:
         self._busy += change
-        if self._busy:
-            self._idle.clear()
-        else:
-            self._idle.set()
+        for waiting in [w for w in self._waiting_for_few if w[0] >= self._busy]:
+            self._waiting_for_few.remove(waiting)
+            waiting[1].set()
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

@@ -75,6 +75,7 @@ class Sockets:
             process_request=self._answer,
             compression=None,
             ping_interval=None,
+            close_timeout=1,
             logger=_SILENT,
             server_header=None,
         )
