@@ -182,8 +182,10 @@ class Poller:
             wait_s = max(wait_s, error.retry_after_s)
         if failures >= _FAILING:
             self._troubles.setdefault(what, f"poll_failing:{place}")
-        tell = log.error if error.reason in ("cursor_loop", "unexpected") else log.warning
-        tell(
+        say = log.warning
+        if error.reason in ("cursor_loop", "unexpected"):  # waiting alone will hardly mend it
+            say = log.error
+        say(
             "poll_failed",
             connection=self.name,
             what=what,
