@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from ingest.checkpoints import save_checkpoint
 from ingest.eventlog.kinds import open_log
+from ingest.eventlog.producer import partition_of
 from ingest.runner import Stopping
 from ingest.service import Service
 from ingest.settings import EventLog, Kafka, Settings
@@ -123,6 +124,34 @@ async def test_a_connection_s_checkpoints_stand_where_another_client_puts_the_co
         assert source in ("poll", "websocket")
         assert partition == wanted[connection]
         assert json.loads(value)["generation"] == 1
+
+
+async def test_everything_that_was_saved_has_been_read_before_the_work_begins(
+    kafka: Cluster, topic_prefix: str, tmp_path: Path
+) -> None:
+    make_topics(kafka, topic_prefix)
+    theirs = confluent_kafka.Producer(kafka.client({"partitioner": "murmur2"}))
+    filling = "x" * 2000
+    for number in range(500):  # a fetch holds a megabyte of a partition
+        for name in CONNECTIONS:
+            value = json.dumps({"generation": 1, "number": number, "filling": filling})
+            partition = partition_of(name.encode(), 3)
+            theirs.produce(
+                f"{topic_prefix}checkpoints", value.encode(), f"{name}/poll".encode(), partition
+            )
+        theirs.poll(0)
+    assert await asyncio.to_thread(theirs.flush, 30) == 0
+    found: dict[str, int] = {}
+
+    async def run(job: Job) -> None:
+        checkpoint = job.checkpoint("poll")
+        found[job.connection] = -1 if checkpoint is None else checkpoint["number"]
+        await asyncio.Event().wait()
+
+    settings = settings_for(kafka.bootstrap, topic_prefix, tmp_path)
+    async with opened(settings) as service, sharing(service, run):
+        await until(lambda: len(found) == len(CONNECTIONS))
+    assert found == dict.fromkeys(CONNECTIONS, 499)
 
 
 @pytest.mark.timeout(200)
