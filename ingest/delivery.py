@@ -38,6 +38,11 @@ class Source(Protocol):
     #: Names of the headers that sign a body; kept with what cannot be read.
     signing_headers: Sequence[bytes]
 
+    @property
+    def former_seen(self) -> int | None:
+        """How many deliveries another secret than the first has signed; None if there is one."""
+        ...
+
     def verify(self, delivery: Delivery) -> Verified:
         """Return the signed bytes, or raise VerificationError."""
         ...

@@ -32,6 +32,7 @@ from ingest.metrics import (
 )
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
+from ingest.rotation import FormerSecrets
 from ingest.runner import Stopping
 from ingest.service import Service, open_service
 from ingest.settings import Connection, Settings
@@ -105,6 +106,7 @@ async def listen(service: Service) -> None:
     """
     listener = Listener(service)
     service.reloads.append(listener.reload)
+    service.chores.append(listener.look_at_secrets)
     service.troubles.append(listener.troubles)
     async with asyncio.TaskGroup() as tasks:
         sharing = tasks.create_task(share_work(service, WORK, listener.connections, listener.run))
@@ -153,6 +155,7 @@ class Listener:
             )
             for name, one in self._settings.items()
         }
+        self._former_secrets = FormerSecrets()
         #: Those that are ours at the moment.
         self._lines: dict[str, Line] = {}
 
@@ -191,6 +194,11 @@ class Listener:
             line.hurry()
         if faults:
             raise ConfigError(*faults)
+
+    async def look_at_secrets(self) -> None:
+        """See which secrets are still used."""
+        sources = {name: inlet.door.source for name, inlet in self._inlets.items()}
+        self._former_secrets.look(sources, asyncio.get_running_loop().time())
 
     def troubles(self) -> Sequence[str]:
         return [f"stream_down:{name}" for name, line in self._lines.items() if line.is_down]

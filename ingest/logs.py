@@ -50,6 +50,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "connection rejected received",
     ),
     "secrets_reloaded": ("SIGHUP: secrets were read again.", "connections"),
+    "former_secret_unseen": (
+        "Nothing has come with the former secret for so long: it can go from the settings.",
+        "connection hours",
+    ),
     "secrets_not_reloaded": ("SIGHUP: they are wrong; the old ones stay.", "faults"),
     "degraded": ("Records are still accepted, but something is wrong.", "reasons"),
     "recovered": ("What was wrong no longer is.", "reasons"),

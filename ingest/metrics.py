@@ -205,6 +205,12 @@ DRAINED = Counter(
     ["topic"],
     registry=REGISTRY,
 )
+FORMER_SECRET = Counter(
+    "dialstream_former_secret",
+    "Deliveries that another secret than the first of the connection has signed.",
+    ["connection"],
+    registry=REGISTRY,
+)
 KAFKA_REBUILDS = Counter(
     "dialstream_kafka_rebuilds",
     "Producers that were given up: out_of_order, fenced, unknown_producer, hung, settings.",

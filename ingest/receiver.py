@@ -19,6 +19,7 @@ from ingest.life import signs_of_life
 from ingest.metrics import HTTP_CONNECTIONS, IN_FLIGHT, JOURNAL_BYTES, JOURNAL_SEGMENTS
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
+from ingest.rotation import FormerSecrets
 from ingest.runner import Stopping
 from ingest.service import Server, Service, address_of, listening, open_service, server_config
 from ingest.settings import Settings
@@ -72,6 +73,13 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
         now_ms=now_ms,
     )
 
+    former_secrets = FormerSecrets()
+
+    async def look_at_secrets() -> None:
+        former_secrets.look(
+            {name: door.source for name, door in hooks.doors.items()}, time.monotonic()
+        )
+
     def serve() -> None:
         hooks.serve(make_sources(settings), dormant_connections(path, settings))
 
@@ -82,7 +90,7 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
 
     serve()
     service.reloads.append(serve)
-    service.chores.append(tidy_up)
+    service.chores += [tidy_up, look_at_secrets]
     public = Server(server_config(hooks.application, http=hooks.protocol))
     IN_FLIGHT.set_function(lambda: hooks.in_flight)
     HTTP_CONNECTIONS.set_function(lambda: len(public.server_state.connections))

@@ -36,6 +36,9 @@ class CompactJws:
             # HMAC pads keys with zeros: one of zeros is the empty one.
             raise ValueError("an empty secret would let anybody sign")
         self._keys = [_prepare(secret) for secret in secrets]
+        self._newest = self._keys[0][0]
+        #: How many tokens another secret than the first has signed.
+        self.former_seen = 0
         # Headers of tokens that did verify. A sender uses one or two, and only a holder of the
         # secret can add one, so this needs little room and no clearing.
         self._known_headers: set[bytes] = set()
@@ -70,6 +73,8 @@ class CompactJws:
                 break
         else:
             raise _mismatch(token)
+        if inner is not self._newest:
+            self.former_seen += 1
         if not known and len(self._known_headers) < 16:  # noqa: PLR2004
             self._known_headers.add(header)
         try:

@@ -30,12 +30,17 @@ class Webhook:
         self, secrets: Sequence[bytes], region: str | None, claims_leeway_s: float
     ) -> None:
         self._jws = CompactJws(secrets)
+        self._is_rotated = len(secrets) > 1
         self._region = region
         self._claims_leeway_s = claims_leeway_s
 
     @classmethod
     def of(cls, connection: "Connection") -> "Webhook":
         return cls(connection.signing_secrets(), connection.region, connection.claims_leeway_s)
+
+    @property
+    def former_seen(self) -> int | None:
+        return self._jws.former_seen if self._is_rotated else None
 
     def verify(self, delivery: Delivery) -> Verified:
         return Verified(self._jws.verify(delivery.body))

@@ -629,6 +629,7 @@ class Broken(Source):
     """Has a fault that nobody foresaw."""
 
     signing_headers: Sequence[bytes] = ()
+    former_seen = None
 
     def verify(self, delivery: Delivery) -> Verified:
         return Verified(delivery.body)
