@@ -34,7 +34,7 @@ from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
 from ingest.rotation import FormerSecrets
 from ingest.runner import Stopping
-from ingest.service import Service, open_service
+from ingest.service import Service, open_standby_service
 from ingest.settings import Connection, Settings
 from ingest.transports.websocket import (
     VIA,
@@ -95,7 +95,7 @@ async def listen_alone(settings: Settings, stopping: Stopping) -> None:
         raise ConfigError(
             "connections: none has a stream: set enabled = true in [connections.<name>.stream]"
         )
-    async with open_service(settings, ROLE, stopping) as service:
+    async with open_standby_service(settings, ROLE, stopping) as service:
         await listen(service)
 
 

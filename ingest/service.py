@@ -19,6 +19,7 @@ from ingest.admin import create_admin
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_log
 from ingest.eventlog.log import EventLog
+from ingest.eventlog.ownership import one_of_several
 from ingest.metrics import DISK_FREE_BYTES, QUEUE_BYTES, TALLIES
 from ingest.runner import Stopping
 from ingest.settings import Admin, Receiver, Settings
@@ -138,6 +139,20 @@ async def open_service(settings: Settings, role: str, stopping: Stopping) -> Asy
             refused=sums["refused"],
             unavailable=sums["unavailable"],
         )
+
+
+@asynccontextmanager
+async def open_standby_service(
+    settings: Settings, role: str, stopping: Stopping
+) -> AsyncIterator[Service]:
+    """As `open_service`, for a role that several processes on one data directory may have.
+
+    Each has a spool of its own, also those that stand by.
+    """
+    with one_of_several(settings.eventlog.path, role) as number:
+        name = role if number == 1 else f"{role}-{number}"
+        async with open_service(settings, name, stopping) as service:
+            yield service
 
 
 class RejectsAlarm:
