@@ -34,7 +34,8 @@ def wait_for(product: Product, count: int) -> None:
 def place(product: Product) -> str:
     """What it last said of its part: ``connection_taken``, ``standing_by``, ..."""
     words = ("started", "connection_taken", "connection_left", "standing_by")
-    return [line["event"] for line in product.log() if line["event"] in words][-1]
+    said: list[str] = [line["event"] for line in product.log() if line["event"] in words]
+    return said[-1]
 
 
 @pytest.mark.timeout(300)
