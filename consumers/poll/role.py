@@ -11,10 +11,9 @@ from consumers.poll.seen import Seen
 from ingest.delivery import Records
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
-from ingest.eventlog.ownership import one_of_several
 from ingest.providers import PROVIDERS
 from ingest.runner import Stopping
-from ingest.service import Service, open_service
+from ingest.service import Service, open_standby_service
 from ingest.settings import Connection, Settings
 from ingest.work import Job, share_work
 
@@ -46,11 +45,8 @@ async def poll_alone(settings: Settings, stopping: Stopping) -> None:
             "poll.enabled = false"
         )
 
-    # Each process needs a spool of its own, also one that stands by.
-    with one_of_several(settings.eventlog.path, ROLE) as number:
-        name = ROLE if number == 1 else f"{ROLE}-{number}"
-        async with open_service(settings, name, stopping) as service:
-            await poll(service)
+    async with open_standby_service(settings, ROLE, stopping) as service:
+        await poll(service)
 
 
 async def poll(service: Service) -> None:
