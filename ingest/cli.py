@@ -36,6 +36,11 @@ def add_commands(app: typer.Typer) -> None:
     dialpad = typer.Typer(help="What Dialpad has to know of us.", no_args_is_help=True)
     dialpad.command("sync")(dialpad_sync)
     app.add_typer(dialpad, name="dialpad")
+    simulate = typer.Typer(
+        help="A provider that does not exist, to try things on.", no_args_is_help=True
+    )
+    simulate.command("dialpad")(simulate_dialpad)
+    app.add_typer(simulate, name="simulate")
     config = typer.Typer(help="The settings in force.", no_args_is_help=True)
     config.command("show")(config_show)
     app.add_typer(config, name="config")
@@ -230,6 +235,40 @@ def schemas_export() -> None:
 
     written = export()
     typer.echo(f"{len(written)} documents in {PUBLISHED}")
+
+
+def simulate_dialpad(
+    rate: Annotated[float, typer.Option(min=0.01, help="Conversations a minute.")] = 40,
+    seed: Annotated[int, typer.Option(help="The same seed tells the same story.")] = 1,
+    days: Annotated[float, typer.Option(min=0, help="Of past that can be read back.")] = 0.1,
+    faults: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file of what goes wrong, such as: dropped = 0.05"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the API; 0: any.")] = 8900,
+    pace: Annotated[float, typer.Option(min=0.01, help="How fast its clock runs.")] = 1,
+    to: Annotated[
+        str | None, typer.Option(help="Post to this URL without being asked to by the API.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="What these posts are signed with; unsigned without.")
+    ] = None,
+) -> None:
+    """Serve a simulated Dialpad: API, deliveries and websockets of a company on the phone."""
+    from ingest.commands import simulate
+
+    raise typer.Exit(
+        simulate.simulate_dialpad(
+            rate=rate,
+            seed=seed,
+            days=days,
+            faults=faults,
+            port=port,
+            pace=pace,
+            to=to,
+            secret_file=secret_file,
+        )
+    )
 
 
 def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> None:

@@ -7,7 +7,7 @@ out one after the other, and a retry comes whenever it comes.
 
 import asyncio
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -98,6 +98,8 @@ class Deliveries:
         self._faults = faults
         self._done = done
         self._seed = seed
+        #: Attempts, by what came back.
+        self.sums: Counter[str] = Counter()
         self._poster = Poster()
         #: Where everything is under way that takes time.
         self.group: asyncio.TaskGroup
@@ -232,6 +234,7 @@ class Deliveries:
         body = delivery.body if secret is None else sign(delivery.body, secret)
         self._begin(delivery)
         delivery.sockets = self._sockets.send(websocket.id, delivery.subscription_id, body.decode())
+        self.sums["frames" if delivery.sockets else "no socket"] += 1
 
     def _send_strange_frames(self, delivery: Delivery) -> None:
         """What is no signed event, beside what is."""
@@ -298,6 +301,7 @@ class Deliveries:
         except PostError:
             status = None
         delivery.answers.append(status)
+        self.sums["no answer" if status is None else str(status)] += 1
         return status
 
     # Bookkeeping

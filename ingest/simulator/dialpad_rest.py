@@ -8,7 +8,7 @@ import base64
 import json
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, groupby
@@ -140,6 +140,8 @@ class Rest:
     asked: deque[Asked]
     #: Items of a page whose size nobody says.
     page_size: int = 50
+    #: Answers by their status.
+    sums: Counter[str] = field(default_factory=Counter)
     _app: Starlette = field(init=False)
     _windows: dict[str, Window] = field(init=False)
     _refusals: int = 0
@@ -180,6 +182,7 @@ class Rest:
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
                 asked.status = message["status"]
+                self.sums[str(asked.status)] += 1
             await send(message)
 
         if self.faults.strikes("cut"):

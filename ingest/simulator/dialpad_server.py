@@ -55,6 +55,7 @@ class SimulatedDialpad:
         faults: Faults,
         rates: Rates,
         *,
+        api_key: str,
         page_size: int,
         remember: int | None,
     ) -> None:
@@ -62,7 +63,7 @@ class SimulatedDialpad:
         self.world = world
         self.clock = clock
         self.faults = faults
-        self.api_key = secrets.token_urlsafe(24)
+        self.api_key = api_key
         #: Keys that are good, by their text.
         self.keys = {self.api_key: Key()}
         #: Requests to the API, by which a test proves that a rate was kept.
@@ -90,6 +91,10 @@ class SimulatedDialpad:
         self._deliveries = Deliveries(
             clock, self.resources, self.sockets, faults, self.delivered, world.seed
         )
+        #: How many answers the API gave, by status, and how many attempts to deliver there were,
+        #: by what came back; also of what was forgotten.
+        self.answers = self._rest.sums
+        self.deliveries = self._deliveries.sums
         #: Set once a story that has an end was told.
         self.told = asyncio.Event()
 
@@ -208,6 +213,7 @@ async def simulated_dialpad(
     faults: Faults | None = None,
     rates: Rates = Rates(),  # noqa: B008 - frozen
     page_size: int = 50,
+    api_key: str | None = None,
     port: int = 0,
     remember: int | None = None,
 ) -> AsyncIterator[SimulatedDialpad]:
@@ -231,7 +237,13 @@ async def simulated_dialpad(
         world.happenings() if lasts_s is None else world.until(start_ms + int(lasts_s * 1000))
     )
     dialpad = SimulatedDialpad(
-        world, Clock(start_ms, pace), faults, rates, page_size=page_size, remember=remember
+        world,
+        Clock(start_ms, pace),
+        faults,
+        rates,
+        api_key=api_key or secrets.token_urlsafe(24),
+        page_size=page_size,
+        remember=remember,
     )
     async with dialpad.running(happenings, port):
         yield dialpad
