@@ -1,7 +1,6 @@
 """The gaps that are open, as the topic of gaps tells them."""
 
 import asyncio
-import itertools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -35,17 +34,23 @@ class Gaps:
 
         Until then what is known stays: not even for a moment is a gap open that was closed.
         """
-        for tries in itertools.count():
+        told = ""
+        pause_s = 1.0
+        while True:
             try:
                 async with open_reader() as reader:
                     anew = Gaps()
                     while not await reader.caught_up():
                         anew.read(await reader.fetch(wait_s=_FETCH_S))
                     self._open = anew._open
+                    told, pause_s = "", 1.0
                     await self._follow(reader)
             except Exception as error:  # noqa: BLE001 - whatever it is, the log comes back
-                log.warning("gaps_unread", error=type(error).__name__)
-            await asyncio.sleep(min(_AGAIN_S, 2.0**tries))
+                if told != type(error).__name__:  # once for each kind
+                    told = type(error).__name__
+                    log.warning("gaps_unread", error=told)
+            await asyncio.sleep(pause_s)
+            pause_s = min(_AGAIN_S, 2 * pause_s)
 
     async def _follow(self, reader: Reader) -> None:
         while True:

@@ -59,7 +59,22 @@ HEAVY = {
     "uvloop",
 }
 
-COMMANDS = ["up", "receive", "tail", "send", "doctor", "topics", "schemas", "config"]
+COMMANDS = [
+    "up",
+    "receive",
+    "listen",
+    "poll",
+    "backfill",
+    "tail",
+    "send",
+    "simulate",
+    "dialpad",
+    "doctor",
+    "topics",
+    "schemas",
+    "spool",
+    "config",
+]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +151,13 @@ def test_help_loads_nothing_heavy(tmp_path: Path, arguments: Sequence[str]) -> N
         ("topics", "create"),
         ("schemas", "export"),
         ("config", "show"),
+        ("listen",),
+        ("poll",),
+        ("backfill",),
+        ("simulate", "dialpad"),
+        ("dialpad", "sync"),
+        ("spool", "show"),
+        ("spool", "drain"),
     ],
     ids=" ".join,
 )
