@@ -103,9 +103,7 @@ class Shot:
         if not found or self._process.returncode:
             raise BenchError(f"the load generator gave no result: {output[-1000:]}")
         figures: dict[str, Any] = json.loads(result)
-        stretch = -(-len(sizes) // _KEPT)
-        kept = [max(sizes[at : at + stretch]) for at in range(0, len(sizes), stretch)]
-        return Round(**figures, cpu_s=cpu_s, others=others, rss_bytes=kept)
+        return Round(**figures, cpu_s=cpu_s, others=others, rss_bytes=thinned(sizes))
 
     def _sample(self) -> list[int]:
         sizes = [self._server.rss_bytes()]
@@ -113,6 +111,12 @@ class Shot:
             time.sleep(_SAMPLE_S)
             sizes.append(self._server.rss_bytes())
         return sizes
+
+
+def thinned(sizes: Sequence[int]) -> Sequence[int]:
+    """Few enough to be shown, each the largest of its stretch."""
+    stretch = -(-len(sizes) // _KEPT)
+    return [max(sizes[at : at + stretch]) for at in range(0, len(sizes), stretch)]
 
 
 def _busy_s() -> float:
@@ -125,6 +129,12 @@ def saturate(server: Server, bodies: Slice, connections: int, seconds: float) ->
     """Every connection posts its next request as soon as it has its answer."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds + 1:.0f}s", "--timeout", "8s"]
     return Shot(server, [*command, "-s", str(_LUA), server.url, "--"], bodies, str(seconds))
+
+
+def listen(server: Server, dialpad_url: str, bodies: Slice, seconds: float) -> Shot:
+    """The websocket's other end writes as fast as it is read."""
+    command = [sys.executable, "-m", "tests.bench.frames", dialpad_url]
+    return Shot(server, [*command, server.metrics_url], bodies, str(seconds))
 
 
 def steady(server: Server, bodies: Slice, rate: float) -> Shot:

@@ -21,7 +21,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.bench.bodies import SECRET
-from tests.bench.broker import PARTITIONS, Broker
+from tests.bench.broker import LOAD_CORE, PARTITIONS, Broker
 from tests.bench.errors import BenchError
 
 SERVER_CORE = "0"
@@ -61,6 +61,10 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}{PATH}"
 
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.admin_port}/metrics"
+
     def cpu_s(self) -> float:
         """Seconds of CPU until now, of all its threads."""
         times = self.process.cpu_times()
@@ -71,7 +75,7 @@ class Server:
 
     def spooled(self) -> int:
         """Records that wait on its disk for Kafka."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics") as answer:
+        with urllib.request.urlopen(self.metrics_url) as answer:
             text = answer.read().decode()
         return round(
             sum(
@@ -134,12 +138,97 @@ def journal(home: Path, broker: Broker) -> Iterator[Server]:
 
 @contextmanager
 def kafka(home: Path, broker: Broker) -> Iterator[Server]:
+    ours = _configure(home, _on_kafka(broker, "telephony."))
+    _create_topics(home)
+    with running(ours.command, home, ours.port) as process:
+
+        def stored() -> Stored:
+            server.stop()
+            return Stored(broker.size(CALLS), broker.ids(CALLS))
+
+        server = Server(process, ours.port, stored, ours.admin_port)
+        with _quoting(home, "receiver"):
+            yield server
+
+
+@contextmanager
+def listener(home: Path, broker: Broker, dialpad_url: str) -> Iterator[Server]:
+    """Ours on Kafka, with topics of its own, at the other end of a websocket."""
     ours = _configure(
-        home,
+        home, _on_kafka(broker, "listener."), _api(dialpad_url) + ", stream = { enabled = true }"
+    )
+    _create_topics(home)
+    with running([_SCRIPT, "listen"], home, ours.admin_port) as process:
+
+        def stored() -> Stored:
+            server.stop()
+            return Stored(broker.size("listener.calls"), broker.ids("listener.calls"))
+
+        server = Server(process, ours.port, stored, ours.admin_port)
+        with _quoting(home, "listener"):
+            yield server
+
+
+@contextmanager
+def backfill(
+    home: Path, broker: Broker, dialpad_url: str, *, from_: str, to: str, requests_per_s: float
+) -> Iterator[Server]:
+    """Ours on Kafka, with topics of its own, reading back; its process ends once it is done."""
+    poll = f", poll = {{ requests_per_s = {requests_per_s} }}"
+    ours = _configure(home, _on_kafka(broker, "backfill."), _api(dialpad_url) + poll)
+    _create_topics(home)
+    command = [_SCRIPT, "backfill", "acme", "--from", from_, "--to", to]
+    with _started(command, home, SERVER_CORE) as process:
+
+        def stored() -> Stored:
+            if process.wait():
+                raise BenchError(f"it exits with {process.returncode}")
+            return Stored(broker.size("backfill.calls"), broker.ids("backfill.calls"))
+
+        with _quoting(home, "backfill"):
+            yield Server(process, ours.port, stored)
+
+
+@contextmanager
+def dialpad(home: Path) -> Iterator[str]:
+    """The Dialpad of `tests.bench.dialpad`, on the core of the load: its address."""
+    port, websocket_port = free_port(), free_port()
+    command = [sys.executable, "-m", "tests.bench.dialpad", str(port), str(websocket_port)]
+    with running(command, home, port, LOAD_CORE):
+        yield f"http://127.0.0.1:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    port: int
+    admin_port: int
+    command: Sequence[str] = (_SCRIPT, "receive")
+
+
+def _configure(home: Path, eventlog: str, more: str = "") -> _Ours:
+    ours = _Ours(free_port(), free_port())
+    (home / "dialstream.toml").write_text(
+        f"receiver.port = {ours.port}\nadmin.port = {ours.admin_port}\n"
+        f'logging.format = "json"\n{eventlog}'
+        f'connections.acme = {{ provider = "dialpad", secrets = ["{SECRET}"]{more} }}\n'
+    )
+    return ours
+
+
+def _on_kafka(broker: Broker, topic_prefix: str) -> str:
+    return (
         'eventlog = { kind = "kafka", path = "data" }\n'
         f'kafka.bootstrap_servers = "{broker.servers}"\nkafka.partitions = {PARTITIONS}\n'
-        "kafka.replication_factor = 1\nkafka.min_insync_replicas = 1\n",
+        f'kafka.topic_prefix = "{topic_prefix}"\n'
+        "kafka.replication_factor = 1\nkafka.min_insync_replicas = 1\n"
     )
+
+
+def _api(dialpad_url: str) -> str:
+    return f', base_url = "{dialpad_url}", api_key = "invented"'
+
+
+def _create_topics(home: Path) -> None:
     made = subprocess.run(
         [_SCRIPT, "topics", "create"],
         cwd=home,
@@ -150,41 +239,25 @@ def kafka(home: Path, broker: Broker) -> Iterator[Server]:
     )
     if made.returncode:
         raise BenchError(f"`dialstream topics create`: {(made.stderr or made.stdout)[-1000:]}")
-    with running(ours.command, home, ours.port) as process:
-
-        def stored() -> Stored:
-            server.stop()
-            return Stored(broker.size(CALLS), broker.ids(CALLS))
-
-        server = Server(process, ours.port, stored, ours.admin_port)
-        try:
-            yield server
-        except BenchError as error:
-            said = _end_of(home / "stderr")
-            raise BenchError(f"{error}\n\nWhat the receiver said:\n{said}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Ours:
-    port: int
-    admin_port: int
-    command: Sequence[str] = (_SCRIPT, "receive")
-
-
-def _configure(home: Path, eventlog: str) -> _Ours:
-    ours = _Ours(free_port(), free_port())
-    (home / "dialstream.toml").write_text(
-        f"receiver.port = {ours.port}\nadmin.port = {ours.admin_port}\n"
-        f'logging.format = "json"\n{eventlog}'
-        f'connections.acme = {{ provider = "dialpad", secrets = ["{SECRET}"] }}\n'
-    )
-    return ours
+@contextmanager
+def _quoting(home: Path, who: str) -> Iterator[None]:
+    """What goes wrong is told with what it has said itself."""
+    try:
+        yield
+    except BenchError as error:
+        said = _end_of(home / "stderr")
+        raise BenchError(f"{error}\n\nWhat the {who} said:\n{said}") from None
 
 
 #: Where ours puts what is posted.
 CALLS = "telephony.calls"
 
 YARDSTICK, PLAIN, OURS = "no-op", "plain app", "kafka"
+
+#: Who plays in one scene only.
+LISTENER, BACKFILL = "listener", "backfill"
 
 PEERS = (
     Peer(YARDSTICK, noop),
@@ -195,11 +268,20 @@ PEERS = (
 
 
 @contextmanager
-def running(command: Sequence[str], home: Path, port: int) -> Iterator[psutil.Popen]:
+def running(
+    command: Sequence[str], home: Path, port: int, core: str = SERVER_CORE
+) -> Iterator[psutil.Popen]:
     """A server's process on its core, from when it listens."""
+    with _started(command, home, core) as process:
+        _wait_for(process, port, home / "stderr")
+        yield process
+
+
+@contextmanager
+def _started(command: Sequence[str], home: Path, core: str) -> Iterator[psutil.Popen]:
     with (home / "stderr").open("wb") as stderr:
         process = psutil.Popen(
-            ["taskset", "-c", SERVER_CORE, *command],
+            ["taskset", "-c", core, *command],
             cwd=home,
             env=_environ(),
             stdin=subprocess.DEVNULL,
@@ -207,7 +289,6 @@ def running(command: Sequence[str], home: Path, port: int) -> Iterator[psutil.Po
             stderr=stderr,
         )
     try:
-        _wait_for(process, port, home / "stderr")
         yield process
     finally:
         if process.poll() is None:

@@ -11,13 +11,17 @@ from rich.table import Table
 
 from tests.bench.disk import Disk
 from tests.bench.load import STEADY_CONNECTIONS, Round
-from tests.bench.peers import OURS, PLAIN, YARDSTICK, Stored
+from tests.bench.peers import BACKFILL, LISTENER, OURS, PLAIN, YARDSTICK, Stored
+from tests.bench.readback import Readback
 
 #: Memory may move by so much within a round and still be called flat.
 _FLAT = 0.03
 
 #: Earlier nothing is known: `repeat_max` deliveries are remembered, and the memory for them grows.
 _FLAT_S = 590.0
+
+#: A backfill of fewer calls says nothing about memory: a tenth of it is its start.
+_MANY_CALLS = 50_000
 
 #: More of the server's core than this is not the kernel's share, nor our own counting.
 _OTHERS = 0.1
@@ -40,6 +44,18 @@ class Spooling:
     @property
     def per_cpu(self) -> float:
         return self.spooled.per_cpu_s / self.direct.per_cpu_s
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Two rounds, one after the other: the same events by webhook and by websocket."""
+
+    posted: Round
+    heard: Round
+
+    @property
+    def per_cpu(self) -> float:
+        return self.heard.per_cpu_s / self.posted.per_cpu_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,8 @@ class Report:
     #: (peer, connections) → its rounds; round n of each peer stood beside round n of the others.
     saturated: dict[tuple[str, int], list[Round]] = field(default_factory=dict)
     steady: dict[str, Round] = field(default_factory=dict)
+    listening: list[Listening] = field(default_factory=list)
+    readback: Readback | None = None
     spooling: list[Spooling] = field(default_factory=list)
     drain: Drain | None = None
     soak: Round | None = None
@@ -102,7 +120,10 @@ class Report:
                 yield f"{peer}: {refused} answers were no 2xx, {broken} requests got none"
         for peer, stored in self.stored.items():
             if stored.distinct != self.answered(peer):
-                yield f"{peer}: {self.answered(peer)} answered with 2xx, {stored.distinct} stored"
+                yield f"{peer}: {self.answered(peer)} {_taken(peer)}, {stored.distinct} stored"
+        back = self.readback
+        if back and back.stored.distinct != back.calls:
+            yield f"{BACKFILL}: {back.calls} calls were there, {back.stored.distinct} are stored"
 
     def answered(self, peer: str) -> int:
         return sum(r.answered for r in self.rounds[peer])
@@ -155,6 +176,28 @@ class Report:
             f"{most:.0f} MiB at most{soaked}",
             most <= 100 and self._flat(),
         )
+        heard = [pair.per_cpu for pair in self.listening]
+        yield Finding(
+            f"a listener's events per CPU-second, of the receiver's at {STEADY_CONNECTIONS}",
+            "≥ 0.7",
+            _spread(heard) if heard else "",
+            median(heard) >= 0.7 if heard else None,
+        )
+        back = self.readback
+        yield Finding(
+            "a backfill's requests, of the allowed rate",
+            "≥ 0.9, ≤ 1",
+            f"{back.of_allowed:.2f}: {back.per_s:.1f}/s of {back.allowed_per_s:.0f}"
+            if back
+            else "",
+            0.9 <= back.of_allowed <= 1.005 if back else None,
+        )
+        yield Finding(
+            "RSS of a backfill, flat from a tenth of it to its end",
+            f"≤ +{_FLAT:.0%}",
+            f"{back.rss_bytes[-1] / _MIB:.1f} MiB, {back.growth:+.1%}" if back else "",
+            back.growth <= _FLAT if back and back.calls >= _MANY_CALLS else None,
+        )
         rates = [pair.rate for pair in self.spooling]
         per_cpu = [pair.per_cpu for pair in self.spooling]
         yield Finding(
@@ -199,6 +242,13 @@ class Report:
                 for (peer, connections), rounds in self.saturated.items()
             ],
             "steady": [{"peer": peer, **asdict(r)} for peer, r in self.steady.items()],
+            "listening": [{"per_cpu_s": pair.per_cpu, **asdict(pair)} for pair in self.listening],
+            "readback": self.readback
+            and {
+                "per_s": self.readback.per_s,
+                "of_allowed": self.readback.of_allowed,
+                **asdict(self.readback),
+            },
             "spooling": [
                 {"rate": pair.rate, "per_cpu_s": pair.per_cpu, **asdict(pair)}
                 for pair in self.spooling
@@ -224,6 +274,10 @@ class Report:
             console.print(self._saturated_table())
         if self.steady:
             console.print(self._steady_table())
+        if self.listening:
+            console.print(self._listen_table())
+        if self.readback:
+            _show_readback(console, self.readback)
         if self.spooling:
             console.print(self._spool_table())
         if self.drain:
@@ -233,10 +287,13 @@ class Report:
         for peer, stored in self.stored.items():
             repeats = stored.records - stored.distinct
             console.print(
-                f"{peer}: {self.answered(peer):,} answered with 2xx, {stored.distinct:,} stored"
+                f"{peer}: {self.answered(peer):,} {_taken(peer)}, {stored.distinct:,} stored"
                 + (f", {repeats:,} of them twice" if repeats else "")
             )
         console.print(self._aims_table())
+        self._show_trouble(console)
+
+    def _show_trouble(self, console: Console) -> None:
         others = max(r.others for rounds in self.rounds.values() for r in rounds)
         if others > _OTHERS:
             console.print(
@@ -252,7 +309,7 @@ class Report:
             *("peer", "conn.", "req/CPU-s", "of no-op", "of plain app"),
             *("req/s", "cores", "p50 ms", "p99 ms", "RSS MiB"),
         )
-        peers = list(self.rounds)
+        peers = [peer for peer, _ in self.saturated]
         by_connections = sorted(self.saturated.items(), key=lambda item: item[0][1])
         for (peer, connections), rounds in by_connections:
             table.add_row(
@@ -283,6 +340,27 @@ class Report:
                 f"{r.p50_ms:.2f}",
                 f"{r.p99_ms:.2f}",
                 f"{r.late_p99_ms:.2f}",
+            )
+        return table
+
+    def _listen_table(self) -> Table:
+        table = _table(
+            f"One websocket beside the receiver with {STEADY_CONNECTIONS} connections, "
+            "round by round",
+            *("round", "posted/CPU-s", "heard/CPU-s", "ratio"),
+            *("posted/s", "heard/s", "cores", "heard: cores", "RSS MiB"),
+        )
+        for number, pair in enumerate(self.listening, 1):
+            table.add_row(
+                str(number),
+                f"{pair.posted.per_cpu_s:,.0f}",
+                f"{pair.heard.per_cpu_s:,.0f}",
+                f"{pair.per_cpu:.2f}",
+                f"{pair.posted.per_s:,.0f}",
+                f"{pair.heard.per_s:,.0f}",
+                f"{pair.posted.cores:.2f}",
+                f"{pair.heard.cores:.2f}",
+                _memory(pair.heard),
             )
         return table
 
@@ -321,6 +399,20 @@ def _table(title: str, first: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def _show_readback(console: Console, back: Readback) -> None:
+    console.print(
+        f"Backfill: {back.calls:,} calls, {back.requests:,} requests in {back.elapsed_s:.0f} s are "
+        f"{back.per_s:.1f} a second of {back.allowed_per_s:.0f} that are allowed; "
+        f"{back.cpu_s:.1f} s of CPU. RSS {_bars(back.rss_bytes)} "
+        f"{back.tenth_bytes / _MIB:.1f} MiB after a tenth, {back.rss_bytes[-1] / _MIB:.1f} at the "
+        f"end, {max(back.rss_bytes) / _MIB:.1f} at most; {back.stored.distinct:,} stored"
+    )
+
+
+def _taken(peer: str) -> str:
+    return "frames sent" if peer == LISTENER else "answered with 2xx"
 
 
 def _show_drain(console: Console, drain: Drain) -> None:

@@ -11,9 +11,10 @@ from rich.progress import Progress
 from tests.bench.bodies import Slice, make_slices
 from tests.bench.broker import Broker
 from tests.bench.errors import BenchError
-from tests.bench.load import STEADY_CONNECTIONS, Round, Shot, saturate, steady
-from tests.bench.peers import CALLS, OURS, Server
-from tests.bench.report import Drain, Report, Spooling
+from tests.bench.load import STEADY_CONNECTIONS, Round, Shot, listen, saturate, steady
+from tests.bench.peers import BACKFILL, CALLS, LISTENER, OURS, Server, dialpad, listener
+from tests.bench.readback import read_back
+from tests.bench.report import Drain, Listening, Report, Spooling
 
 #: Posted before anything counts. It warms up, and tells how many bodies a round will need.
 _WARM_UP_BODIES, _WARM_UP_S = 25_000, 2.0
@@ -33,6 +34,8 @@ _LOOK_S = 0.2
 class Scene(StrEnum):
     SATURATION = "saturation"
     HALF = "half"
+    LISTEN = "listen"
+    BACKFILL = "backfill"
     SPOOL = "spool"
     DRAIN = "drain"
     SOAK = "soak"
@@ -40,7 +43,7 @@ class Scene(StrEnum):
 
 #: All peers play in these, and only ours in those.
 FOR_ALL = (Scene.SATURATION, Scene.HALF)
-FOR_OURS = (Scene.SPOOL, Scene.DRAIN, Scene.SOAK)
+FOR_OURS = (Scene.LISTEN, Scene.BACKFILL, Scene.SPOOL, Scene.DRAIN, Scene.SOAK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,8 @@ class Length:
     rounds: int
     #: Events that wait for Kafka when `drain` begins.
     backlog: int
+    #: That `backfill` reads.
+    calls: int
     soak_s: float
 
 
@@ -69,6 +74,8 @@ class Stage:
         how = {
             Scene.SATURATION: self._saturation,
             Scene.HALF: self._half,
+            Scene.LISTEN: self._listen,
+            Scene.BACKFILL: self._backfill,
             Scene.SPOOL: self._spool,
             Scene.DRAIN: self._drain,
             Scene.SOAK: self._soak,
@@ -108,6 +115,34 @@ class Stage:
             share = replace(bodies, count=counts[name])
             found = self._finish(name, steady(self.servers[name], share, rate))
             self.report.steady[name] = found
+
+    def _listen(self) -> None:
+        home = self._folder(LISTENER)
+        with (
+            dialpad(self._folder("dialpad")) as url,
+            listener(home, self.broker, url) as server,
+        ):
+
+            def hear(bodies: Slice, seconds: float) -> Round:
+                return self._finish(LISTENER, listen(server, url, bodies, seconds))
+
+            warm_ups = self._sign("listen", [_WARM_UP_BODIES] * 2)
+            for bodies in warm_ups:
+                most = hear(bodies, _WARM_UP_S).per_s
+            enough = self._enough(max(most, self.report.most_per_s(OURS)))
+            shares = self._sign("listen", [enough] * self.length.rounds)
+            for bodies in self.progress.track(shares, description="listen"):
+                posted = self._saturate(OURS, bodies)
+                heard = hear(bodies, self.length.seconds)
+                self.report.listening.append(Listening(posted, heard))
+            assert server.stored is not None
+            self.report.stored[LISTENER] = server.stored()
+
+    def _backfill(self) -> None:
+        with dialpad(self._folder("dialpad")) as url:
+            self.report.readback = read_back(
+                self._folder(BACKFILL), self.broker, url, self.length.calls
+            )
 
     def _spool(self) -> None:
         enough = self._enough(self.report.most_per_s(OURS))
@@ -166,6 +201,11 @@ class Stage:
     @property
     def _ours(self) -> Server:
         return self.servers[OURS]
+
+    def _folder(self, name: str) -> Path:
+        folder = self.home / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _enough(self, per_s: float) -> int:
         return int(per_s * self.length.seconds * _SPARE)
