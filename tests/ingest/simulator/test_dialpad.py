@@ -1,15 +1,12 @@
-"""Dialpad's clothes for the company, and the road to the receiver."""
+"""Dialpad's clothes for the company."""
 
 import ast
-import asyncio
 import base64
 import hmac
 import json
 import re
-import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from typing import Any
 import pytest
 
 import ingest.simulator
-from ingest.simulator import poster
 from ingest.simulator.dialpad import (
     MAX_LAG_MS,
     Oddities,
@@ -50,7 +46,6 @@ from ingest.simulator.facts import (
     SettingHappening,
     TextHappening,
 )
-from ingest.simulator.poster import post
 from ingest.simulator.story import real_tempo
 from ingest.simulator.world import World, play
 
@@ -668,186 +663,6 @@ def test_the_simulator_imports_nothing_of_ours() -> None:
             for module in modules:
                 ours = module.split(".")[0] in {"ingest", "schemas", "consumers"}
                 assert not ours or f"{module}.".startswith("ingest.simulator."), (path, module)
-
-
-class Inbox:
-    """A server that answers as it is told to, and keeps what it got."""
-
-    def __init__(self, answer: Callable[[bytes], int | None]) -> None:
-        self.answer = answer
-        self.bodies: list[bytes] = []
-        self.accepted: list[bytes] = []
-        self.types: list[bytes] = []
-        self.arrived = asyncio.Event()
-        self.connections = 0
-        self.url = ""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while head := (await reader.readuntil(b"\r\n\r\n")).lower():
-                length, content_type = (
-                    re.findall(name + rb": (.*)\r\n", head)[0]
-                    for name in (b"content-length", b"content-type")
-                )
-                body = await reader.readexactly(int(length))
-                self.bodies.append(body)
-                self.arrived.set()
-                self.types.append(content_type)
-                status = self.answer(body)
-                if status is None:
-                    return
-                if status == NO_ANSWER:
-                    continue
-                if status < 300:
-                    self.accepted.append(body)
-                writer.write(b"HTTP/1.1 %d So\r\nContent-Length: 0\r\n\r\n" % status)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    async def has(self, count: int) -> None:
-        await self.until(lambda: len(self.bodies) >= count)
-
-    async def until(self, enough: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not enough():
-                self.arrived.clear()
-                await self.arrived.wait()
-
-
-NO_ANSWER = 0
-
-
-@asynccontextmanager
-async def playing(
-    answer: Callable[[bytes], int | None], *, pace: float
-) -> AsyncIterator[tuple[Inbox, asyncio.Task[None]]]:
-    """Set a poster to work; it must end quickly and quietly when it is cancelled."""
-    loop = asyncio.get_running_loop()
-    noise: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: noise.append(context))
-    inbox = Inbox(answer)
-    server = await asyncio.start_server(inbox.serve, "127.0.0.1", 0)
-    inbox.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/webhooks/dev"
-    task = asyncio.create_task(post(inbox.url, SECRET, seed=3, pace=pace))
-    try:
-        yield inbox, task
-    finally:
-        task.cancel()
-        await asyncio.wait([task], timeout=1)
-        server.close()
-    assert task.cancelled()
-    for _ in range(10):  # the server's side sees the end of its connections
-        await asyncio.sleep(0.005)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert noise == []
-
-
-@pytest.fixture
-def only_the_story(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No forgeries, no repeats."""
-    monkeypatch.setattr(poster, "_FORGED", 0)
-    monkeypatch.setattr(poster, "_REPEATED", 0)
-
-
-def event_in(body: bytes) -> dict[str, Any]:
-    event = json.loads(unpadded(body.split(b".")[1]))
-    assert isinstance(event, dict)
-    return event
-
-
-def is_signed(body: bytes) -> bool:
-    signed, _, signature = body.rpartition(b".")
-    return unpadded(signature) == hmac.digest(SECRET.encode(), signed, "sha256")
-
-
-async def test_the_first_events_come_at_once_with_the_wall_clock(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level("INFO")
-    began_s = time.monotonic()
-    async with playing(lambda _: 204, pace=1) as (inbox, _):
-        await inbox.has(1)
-        assert time.monotonic() - began_s < 0.8  # 0.1 where nothing else runs
-        await inbox.has(3)
-        now_ms = time.time() * 1000
-    for body in inbox.bodies:
-        assert is_signed(body)
-        assert now_ms - 3000 < event_in(body)["event_timestamp"] <= now_ms
-    assert set(inbox.types) == {b"application/jwt"}
-    assert caplog.records == []
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.usefixtures("only_the_story")
-async def test_a_5xx_is_tried_again_before_the_rest_of_its_leg_and_holds_up_nobody_else() -> None:
-    seen: Counter[bytes] = Counter()
-
-    def refuse_openings_twice(body: bytes) -> int:
-        seen[body] += 1
-        opening = event_in(body).get("state") in {"calling", "queued", "ringing"}
-        return 503 if opening and seen[body] <= 2 else 204
-
-    def told_of_a_leg() -> dict[int, list[int]]:
-        clocks = defaultdict(list)
-        for event in map(event_in, inbox.accepted):
-            if "call_id" in event:
-                clocks[event["call_id"]].append(event["event_timestamp"])
-        return clocks
-
-    async with playing(refuse_openings_twice, pace=20) as (inbox, _):
-        await inbox.until(lambda: any(len(clocks) > 2 for clocks in told_of_a_leg().values()))
-        await inbox.has(len(inbox.bodies) + 20)
-    assert max(seen.values()) == 3
-    assert all(clocks == sorted(clocks) for clocks in told_of_a_leg().values())
-    # Between the tries of the first that was refused, others were heard.
-    refused = next(body for body, tries in seen.items() if tries == 3)
-    first, second, *_ = (i for i, body in enumerate(inbox.bodies) if body == refused)
-    assert second > first + 1
-
-
-@pytest.mark.usefixtures("only_the_story")
-async def test_a_4xx_is_final() -> None:
-    async with playing(lambda _: 400, pace=40) as (inbox, _):
-        await inbox.has(60)
-    assert set(Counter(inbox.bodies).values()) == {1}
-
-
-@pytest.mark.usefixtures("only_the_story")
-async def test_a_broken_connection_is_tried_twice_more() -> None:
-    async with playing(lambda _: None, pace=20) as (inbox, _):
-        await inbox.has(60)
-    tries = Counter(inbox.bodies)
-    assert max(tries.values()) == 3
-    assert tries[inbox.bodies[0]] == 3
-
-
-async def test_some_deliveries_are_forged_and_some_come_again() -> None:
-    async with playing(lambda _: 204, pace=60) as (inbox, _):
-        await inbox.has(250)
-    unsigned = [body for body in inbox.bodies if body.startswith(b"{")]
-    signed = [body for body in inbox.bodies if not body.startswith(b"{")]
-    genuine = Counter(filter(is_signed, signed))
-    forged = len(inbox.bodies) - genuine.total()
-    assert unsigned
-    assert inbox.types.count(b"application/json") == len(unsigned)
-    assert forged > len(unsigned)
-    assert forged / genuine.total() == pytest.approx(1 / 20, abs=0.03)
-    repeats = genuine.total() - len(genuine)
-    assert repeats / genuine.total() == pytest.approx(1 / 15, abs=0.04)
-    assert inbox.connections < len(inbox.bodies) / 2  # they are kept alive
-
-
-async def test_it_can_be_cancelled_while_nobody_answers() -> None:
-    async with playing(lambda _: NO_ANSWER, pace=20) as (inbox, task):
-        await inbox.has(20)
-        began_s = time.monotonic()
-        task.cancel()
-        await asyncio.wait([task], timeout=1)
-        assert time.monotonic() - began_s < 1
 
 
 def test_the_story_is_the_same_in_dialpads_words() -> None:
