@@ -98,8 +98,10 @@ class Asked:
 
 T = TypeVar("T")
 
+#: Where an item stands in a list.
+Place: TypeAlias = list[int]
 #: Given where to begin (None: at the start) and how many: the items, each with its place.
-Walk: TypeAlias = Callable[[Any, int], Sequence[tuple[Any, Any]]]
+Walk: TypeAlias = Callable[[Place | None, int], Sequence[tuple[Place, Any]]]
 
 #: By how many items a page may begin too early or too late.
 MOST_SHIFTED = 3
@@ -355,9 +357,9 @@ class Rest:
         if not 0 <= before_ms - after_ms < LONGEST_WINDOW_MS:
             raise Refusal(400, "started_after and started_before must span less than 30 days")
 
-        def walk(place: list[int] | None, most: int) -> list[tuple[list[int], Any]]:
+        def walk(place: Place | None, most: int) -> list[tuple[Place, Any]]:
             """Places are starts and ids: what is listed later shifts nothing."""
-            found: list[tuple[list[int], Any]] = []
+            found: list[tuple[Place, Any]] = []
             last_ms = before_ms if place is None else min(before_ms, place[0] + 1)
             legs = self.world.concluded(now_ms, after_ms=after_ms, before_ms=last_ms)
             for start_ms, together in groupby(legs, key=lambda leg: leg.started_ms):
@@ -485,7 +487,7 @@ class Rest:
             answer["items"] = [item for _, item in page]
         return JSONResponse(answer)
 
-    def _cursor(self, request: Request, found: Sequence[tuple[Any, Any]], size: int) -> str:
+    def _cursor(self, request: Request, found: Sequence[tuple[Place, Any]], size: int) -> str:
         """Where the next page begins, or where a fault has it begin."""
         faults = self.faults
         if faults.strikes("cursor_loops"):
@@ -503,20 +505,22 @@ class Rest:
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
-def _cursor(place: Any, nonce: int | None = None) -> str:
+def _cursor(place: Place | None, nonce: int | None = None) -> str:
     return base64.urlsafe_b64encode(json.dumps([place, nonce]).encode()).decode()
 
 
-def _place(request: Request) -> Any:
+def _place(request: Request) -> Place | None:
     """Where the page begins that a request asks for; None: at the start."""
     cursor = request.query_params.get("cursor")
     if cursor is None:
         return None
     try:
         place, _ = json.loads(base64.urlsafe_b64decode(cursor))
-    except ValueError:
-        raise Refusal(400, "cursor is not valid") from None
-    return place
+        if place is None or (place and all(type(part) is int for part in place)):
+            return place
+    except (ValueError, TypeError):
+        pass
+    raise Refusal(400, "cursor is not valid")
 
 
 def _number(request: Request, name: str, default: int) -> int:
@@ -531,9 +535,9 @@ def _number(request: Request, name: str, default: int) -> int:
 def _by_id(there: Mapping[int, T], show: Callable[[T], Any]) -> Walk:
     """Walk through what has ids, the oldest first."""
 
-    def walk(place: Any, most: int) -> list[tuple[Any, Any]]:
-        ids = sorted(ident for ident in there if place is None or ident >= place)
-        return [(ident, show(there[ident])) for ident in ids[:most]]
+    def walk(place: Place | None, most: int) -> list[tuple[Place, Any]]:
+        ids = sorted(ident for ident in there if place is None or [ident] >= place)
+        return [([ident], show(there[ident])) for ident in ids[:most]]
 
     return walk
 
