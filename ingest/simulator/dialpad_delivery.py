@@ -164,7 +164,9 @@ class Deliveries:
         if faults.strikes("delayed"):
             self._start(self._after(faults.between(0, faults.delay_s), delivery, happening))
         elif faults.strikes("reordered"):
-            self._start(self._after_the_next(key, delivery, happening))
+            gone = asyncio.Event()
+            self._held.setdefault(key, []).append(gone)
+            self._start(self._after_the_next(key, gone, delivery, happening))
         else:
             self._go(key, delivery, happening)
         if faults.strikes("repeated"):
@@ -190,11 +192,13 @@ class Deliveries:
         await self._deliver(delivery, happening)
 
     async def _after_the_next(
-        self, key: tuple[int, int], delivery: Delivery, happening: Happening
+        self,
+        key: tuple[int, int],
+        gone: asyncio.Event,
+        delivery: Delivery,
+        happening: Happening,
     ) -> None:
         """Wait until the next of its subject is there, or has not come for long."""
-        gone = asyncio.Event()
-        self._held.setdefault(key, []).append(gone)
         with self._waiting():
             waiting = [
                 asyncio.ensure_future(it) for it in (gone.wait(), self._clock.sleep(A_MOMENT_S))
@@ -204,8 +208,11 @@ class Deliveries:
             finally:
                 for it in waiting:
                     it.cancel()
-                if gone in self._held.get(key, ()):
-                    self._held[key].remove(gone)
+                held = self._held.get(key, [])
+                if gone in held:
+                    held.remove(gone)
+                if not held:
+                    self._held.pop(key, None)
         await self._deliver(delivery, happening)
 
     def _release(self, key: tuple[int, int]) -> None:
