@@ -318,7 +318,7 @@ class Api:
                 self._http.stream(method, auth=self._bearer, **request) as answer,
             ):
                 result = await self._read(call, answer)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             result = self._failure(call, error)
         API_SECONDS.labels(self.name).observe(time.monotonic() - begun)
         API_REQUESTS.labels(
@@ -357,7 +357,7 @@ class Api:
         mend = self._facts.needs(reason, call) or _MENDS[reason]
         if answer.is_redirect:
             mend = "redirects are not followed: set base_url to where it leads"
-        elif answer.headers.get("content-type", "").startswith("text/html"):
+        elif answer.headers.get("content-type", "").lower().startswith("text/html"):
             mend += "; the answer is a web page: is there a proxy between, or is base_url wrong?"
         return ApiError(
             reason,
