@@ -104,11 +104,11 @@ def test_it_posts_without_being_asked_to_by_the_api(product: Product, tmp_path: 
 
 
 def test_what_cannot_be_used_is_told_and_ends_with_2(tmp_path: Path) -> None:
-    (tmp_path / "faults.toml").write_text("droped = 0.1\nlimited = 2\n")
+    (tmp_path / "faults.toml").write_text("dropt = 0.1\nlimited = 2\n")
     ran = run("simulate", "dialpad", "--faults", "faults.toml", cwd=tmp_path)
     assert (ran.code, ran.stdout) == (2, "")
     assert ran.stderr.splitlines()[1:] == [
-        "  - droped: there is no such fault: did you mean dropped?",
+        "  - dropt: there is no such fault: did you mean dropped?",
         "  - limited: a share between 0 and 1, not 2",
     ]
     for arguments in (("--faults", "none.toml"), ("--secret-file", "none")):

@@ -78,13 +78,13 @@ def test_a_file_names_faults_and_the_rest_stays_off(tmp_path: Path) -> None:
 def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     file = tmp_path / "faults.toml"
     file.write_text(
-        "droped = 0.1\nlimited = 1.5\nbroken = true\nslow_s = -1\nkey_revoked = 1\n"
+        "dropt = 0.1\nlimited = 1.5\nbroken = true\nslow_s = -1\nkey_revoked = 1\n"
         'missing_scopes = "all"\nmissing_keys = -0.1\n[counts]\n'
     )
     with pytest.raises(FaultsError) as error:
         Faults.read(file)
     assert error.value.faults == (
-        "droped: there is no such fault: did you mean dropped?",
+        "dropt: there is no such fault: did you mean dropped?",
         "limited: a share between 0 and 1, not 1.5",
         "broken: a share between 0 and 1, not True",
         "slow_s: seconds, 0 or more, not -1",
