@@ -274,9 +274,10 @@ async def test_a_refusal_keeps_its_reason_however_slowly_it_comes(
     monkeypatch.setattr(client, "_READ_REFUSAL_S", 0.05)
     slow = dripping(b"HTTP/1.1 403 No\r\ncontent-length: 100000\r\n\r\n", b"x")
     short = cut(b"HTTP/1.1 403 No\r\ncontent-length: 100000\r\n\r\nx")
-    async with asking(slow, short) as (api, _):
+    async with asking(slow, short) as (api, server):
         assert (await fails(api)).reason == "forbidden"
         assert (await fails(api)).reason == "forbidden"
+        assert len(server.asked) == 2
 
 
 async def test_an_answer_that_is_too_large_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +310,21 @@ async def test_redirects_are_not_followed(status: int) -> None:
         assert str(elsewhere.port) not in str(error)
         assert elsewhere.asked == []
         assert len(server.asked) == 1
+
+
+async def test_who_waits_for_a_connection_does_not_lose_its_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_MAX_CONNECTIONS", 1)
+
+    async def slowly(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        writer.write(answer(200, b"{}", connection="close"))
+        await writer.drain()
+
+    async with asking(slowly, slowly, name="crowded") as (api, server):
+        await asyncio.gather(api.ask("POST", "/a"), api.ask("POST", "/b"))
+        assert len(server.asked) == 2
 
 
 async def test_a_web_page_instead_of_the_api_is_told() -> None:
