@@ -78,9 +78,9 @@ def fact_of(event: Event) -> str:
 
 
 def key_of(event: Event) -> str:
-    """What an event is about. A number may have opted out of one thing and back into another."""
+    """What an event is about. A number may have opted out of several things, back into others."""
     if event.subject_kind == "consent":
-        return f"{event.subject}/{event.data['state']}"
+        return f"{event.subject}/{fact_of(event)}"
     return event.subject
 
 

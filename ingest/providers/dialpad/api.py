@@ -68,6 +68,12 @@ class DialpadApi:
         """The object at ``path``, decoded."""
         return await self._object("GET", path, params=params)
 
+    async def read(self, path: str) -> bytes:
+        """The object at ``path``, exactly as it came."""
+        answer = await self._api.ask("GET", path)
+        read_json(answer, dict, f"GET {shape(path)}")
+        return answer
+
     async def post(self, path: str, body: object) -> Any:
         """Make something; the object that it has become.
 

@@ -4,7 +4,6 @@ https://developers.dialpad.com/reference   (the single calls: see `record_events
 https://developers.dialpad.com/docs/rate-limits
 """
 
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -189,12 +188,12 @@ class DialpadRecords:
     ) -> _Page:
         """The event of one answer; none if there is no such thing."""
         try:
-            answer = await self._api.get(path)
+            answer = await self._api.read(path)
         except ApiError as error:
             if error.reason != "not_found":
                 raise
             return ()
-        return self._reading(via).events([json.dumps(answer, ensure_ascii=False).encode()], read)
+        return self._reading(via).events([answer], read)
 
     def _reading(self, via: str) -> Reading:
         return Reading(self._name, self._region, via, self._now())

@@ -44,6 +44,13 @@ def test_the_minute_of_reading_is_no_news() -> None:
     assert fact_of(consent) == consent.id
 
 
+def test_a_number_may_have_opted_out_of_several_things(seen: Seen) -> None:
+    of_all, of_one = (listed("consent", "+15550100", n, state="opted_out") for n in (1, 2))
+    assert seen.fresh("consents", [of_all, of_one]) == [of_all, of_one]
+    seen.remember("consents", [of_all, of_one])
+    assert seen.fresh("consents", [of_all, of_one]) == []
+
+
 def test_it_is_there_in_the_next_life(tmp_path: Path) -> None:
     path = tmp_path / "poll" / "acme.sqlite"
     event = Call(1, 0, 0).event("poll")

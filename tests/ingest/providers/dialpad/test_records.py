@@ -47,6 +47,10 @@ class FakeApi:
     def serve(self, path: str, *pages: Sequence[object]) -> None:
         self.lists[path] = [[dump(item) for item in page] for page in pages]
 
+    async def read(self, path: str) -> bytes:
+        found = await self.get(path)
+        return found if isinstance(found, bytes) else dump(found)
+
     async def get(self, path: str, params: Mapping[str, object] | None = None) -> Any:
         self.asked.append((path, dict(params or {}), None))
         answer = self.objects.get(path, ApiError("not_found", status=404))
@@ -653,6 +657,13 @@ async def test_a_transcript_is_what_was_said_by_whom(api: FakeApi) -> None:
         TRANSCRIPT,
     )
     assert event.surprises == ()
+
+
+async def test_the_raw_value_of_one_answer_is_as_it_came(api: FakeApi) -> None:
+    answer = b'{ "lines":[{"content":"x","type":"transcript","odd":1e2}], "call_id":"5" }'
+    api.objects["/api/v2/transcripts/5"] = answer
+    (event,) = await also(api, "transcripts", "5")
+    assert event.raw == answer
 
 
 async def test_a_recap_is_read_from_its_parts(api: FakeApi) -> None:
