@@ -51,8 +51,8 @@ class Readback:
 
     @property
     def growth(self) -> float:
-        """By how much of itself RSS has grown since a tenth."""
-        return self.rss_bytes[-1] / self.tenth_bytes - 1
+        """By how much of itself RSS has grown since a third."""
+        return self.rss_bytes[-1] / self.rss_bytes[len(self.rss_bytes) // 3] - 1
 
 
 def read_back(home: Path, broker: Broker, dialpad_url: str, calls: int) -> Readback:

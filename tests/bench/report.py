@@ -20,7 +20,7 @@ _FLAT = 0.03
 #: Earlier nothing is known: `repeat_max` deliveries are remembered, and the memory for them grows.
 _FLAT_S = 590.0
 
-#: A backfill of fewer calls says nothing about memory: a tenth of it is its start.
+#: A backfill of fewer calls says nothing about memory: its caches fill.
 _MANY_CALLS = 50_000
 
 #: More of the server's core than this is not the kernel's share, nor our own counting.
@@ -193,9 +193,11 @@ class Report:
             0.9 <= back.of_allowed <= 1.005 if back else None,
         )
         yield Finding(
-            "RSS of a backfill, flat from a tenth of it to its end",
+            "RSS of a backfill, flat since a third of it",
             f"≤ +{_FLAT:.0%}",
-            f"{back.rss_bytes[-1] / _MIB:.1f} MiB, {back.growth:+.1%}" if back else "",
+            f"{back.growth:+.1%}; {back.rss_bytes[-1] / back.tenth_bytes - 1:+.1%} since a tenth"
+            if back
+            else "",
             back.growth <= _FLAT if back and back.calls >= _MANY_CALLS else None,
         )
         rates = [pair.rate for pair in self.spooling]
