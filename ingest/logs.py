@@ -44,7 +44,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         _DELIVERY,
     ),
     "delivery_unavailable": ("Answered with 503: it was not stored.", _DELIVERY),
-    "delivery_slow": ("Stored, but the answer took more than a second.", _DELIVERY),
+    "delivery_slow": (
+        "Stored, but that took more than a second; one line in 10 s.",
+        _DELIVERY,
+    ),
     "rejects_alarm": (
         "More than 5 % of 5 minutes were unreadable: the provider has changed its payloads.",
         "connection rejected received",

@@ -30,10 +30,14 @@ class Door:
 
     def accept(self, accepted: Accepted, size_bytes: int, taken_s: float) -> None:
         self.tally.accept(accepted, taken_s)
+        suppressed: int | None = 0
         if accepted.outcome == "rejected":
             say, line = log.warning, "delivery_rejected"
         elif taken_s > SLOW_S:
             say, line = log.warning, "delivery_slow"
+            suppressed = self._sample("slow")
+            if suppressed is None:
+                return
         elif self._debugging:
             say, line = log.debug, "delivery_stored"
         else:
@@ -48,6 +52,7 @@ class Door:
             stored_in=accepted.receipt.where,
             size_bytes=size_bytes,
             duration_ms=round(taken_s * 1000, 1),
+            suppressed=suppressed,
         )
 
     def refuse(self, reason: str, size_bytes: int | None) -> None:
@@ -59,9 +64,7 @@ class Door:
         self._say("delivery_unavailable", reason, size_bytes, taken_s)
 
     def _say(self, line: str, reason: str, size_bytes: int | None, taken_s: float | None) -> None:
-        """A flood is told by a line every now and then, with the count of those it stands for."""
-        sample = self._samples.setdefault(reason, Sample())
-        suppressed = sample.take(time.monotonic())
+        suppressed = self._sample(reason)
         if suppressed is not None:
             log.warning(
                 line,
@@ -72,3 +75,7 @@ class Door:
                 duration_ms=None if taken_s is None else round(taken_s * 1000, 1),
                 suppressed=suppressed,
             )
+
+    def _sample(self, reason: str) -> int | None:
+        """A flood is told by a line every now and then, with the count of those it stands for."""
+        return self._samples.setdefault(reason, Sample()).take(time.monotonic())

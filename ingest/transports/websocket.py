@@ -53,9 +53,9 @@ VIA = "websocket"
 MAX_FRAME_BYTES = 16 * 1024 * 1024
 
 #: Frames of one connection that have been read and are not durable, and their bytes. Where a frame
-#: is durable within 10 ms that is a million events a second; with a log that takes nothing, it
-#: is minutes of a busy company's.
-MAX_IN_FLIGHT = 10_000
+#: is durable within 10 ms that is 200,000 events a second; with a log that takes nothing, it is
+#: a minute of a busy company's. More would be memory, and at full speed nothing but waiting.
+MAX_IN_FLIGHT = 2_000
 MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
 
 Delays = Callable[[], Iterator[float]]
