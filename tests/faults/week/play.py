@@ -183,7 +183,8 @@ async def play(week: Week, folder: Path, tell: Callable[[str], object] = lambda 
         found.kills = week.kills
         found.strikes = faults.counts
         found.requests_per_s = most_in([asked.at_s for asked in dialpad.requests], 1.0)
-        found.over_rate = dialpad.answers["429"] - faults.counts["limited"]
+        # Some that a fault gave were cut off, and are in no sum.
+        found.over_rate = max(0, dialpad.answers["429"] - faults.counts["limited"])
         found.seconds = time.monotonic() - begun_s
         return found
 
