@@ -331,7 +331,8 @@ class Line:
 
     def _ended(self, socket: Socket, reading: asyncio.Task[Lost]) -> None:
         self._sockets.discard(socket)
-        if socket in self._steady:
+        was_steady = socket in self._steady
+        if was_steady:
             self._steady.discard(socket)
             self._heard_ms = max(self._heard_ms, socket.heard_ms)
         if reading.cancelled():
@@ -350,8 +351,15 @@ class Line:
                 code=lost.code,
                 lasted_s=round((now_ms() - socket.opened_ms) / 1000, 1),
             )
-        if not self._sockets and self.up:
+        if not self.up:
+            return
+        if not self._sockets:
             self._go_deaf(self._heard_ms, lost.reason)
+        elif was_steady and lost.reason != "left":
+            # There is another one, but what was on its way before that was opened is lost.
+            opened_ms = min(other.opened_ms for other in self._sockets)
+            if opened_ms > socket.heard_ms:
+                self._tell_gap(socket.heard_ms, opened_ms, lost.reason)
 
     def _tell_refusal(self, error: ApiError | OpenError | ConfigError, pause_s: float) -> None:
         status: int | None = None
@@ -389,11 +397,14 @@ class Line:
     def _go_deaf(self, from_ms: int, reason: str) -> None:
         self._deaf_since_ms = from_ms
         self._down_since = self._loop.time()
+        self._tell_gap(from_ms, None, reason)
+        self._save_now.set()
+
+    def _tell_gap(self, from_ms: int, to_ms: int | None, reason: str) -> None:
         gap = gap_event(
-            self._name, VIA, from_ms, to_ms=None, reason=reason, found=None, now_ms=now_ms()
+            self._name, VIA, from_ms, to_ms=to_ms, reason=reason, found=None, now_ms=now_ms()
         )
         self._publisher.publish(records_of(gap))
-        self._save_now.set()
 
     def _hear_again(self, socket: Socket) -> None:
         # Behind where the gap began, for whoever compares the two.

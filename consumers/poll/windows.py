@@ -107,10 +107,13 @@ class Plan:
         near_due_s = self._due_s(self._near_s, self._every_s, steady_s)
         ready = [gap for gap in gaps if gap.to_ms is not None and gap.end_ms <= goal_ms]
         gap_due_s = self._due_s(self._gap_s, self._every_s, steady_s)
-        # Many gaps, or a long one, do not keep the near pass from its turn.
+        # By turns: neither many gaps, nor one that cannot be read, keep the near pass from its
+        # turn; nor does that keep them from theirs.
         gap_turn = not (self._after_gap and near_due_s <= 0)
         if gap_turn and (self._gap is not None or (ready and gap_due_s <= 0)):
+            self._after_gap = True
             return self._gap_window(ready, steady_s)
+        self._after_gap = False
         if near_due_s <= 0:
             return self._near_window(goal_ms, steady_s)
         sweep_due_s = self._sweep_due_s(goal_ms, steady_s)
@@ -123,7 +126,6 @@ class Plan:
 
     def done(self, window: Window, ended_s: float) -> None:
         """All of ``window`` is durable on the event log; ``ended_s``: the steady clock now."""
-        self._after_gap = window.kind == "gap"
         left = None
         if not window.last:
             left = _Walk(window.to_ms, window.goal_ms, window.begun_s, window.gaps)

@@ -233,6 +233,26 @@ async def test_a_lost_socket_is_a_gap_until_there_is_another(stage: Stage) -> No
         assert stage.metrics().sum("dialstream_stream_reconnects_total", reason="closed", **labels)
 
 
+async def test_what_an_old_socket_takes_along_before_the_new_one_is_steady_is_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    habits = Habits(steady_s=2, sign_every_s=0.05)
+    async with (
+        peer() as at,
+        staged(at, tmp_path, monkeypatch, habits=habits, refresh_s=5) as stage,
+        stage.running(),
+    ):
+        await until(lambda: len(at.clients) == 2)  # the new one is up, the old one not left yet
+        assert stage.gaps() == []
+        at.clients[0].transport.abort()
+        await until(stage.gaps)
+        (gap,) = stage.gaps()
+        from_ms = int(gap["id"].split(":")[-2])
+        assert gap["data"]["reason"] == "cut"
+        assert gap["data"]["from"] == rfc3339(from_ms)
+        assert rfc3339(from_ms) < gap["data"]["to"] <= rfc3339(now_ms())
+
+
 async def test_signs_of_life_go_on_while_connected(stage: Stage) -> None:
     async with stage.running() as job:
         await stage.connected()

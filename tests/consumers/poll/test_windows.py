@@ -228,6 +228,20 @@ def test_gaps_near_each_other_are_read_together_and_a_long_one_in_slices() -> No
     assert world.closed == [*near_each_other, long]
 
 
+def test_neither_a_near_pass_that_fails_nor_a_gap_that_fails_keeps_the_other_from_its_turn() -> (
+    None
+):
+    world = World()
+    world.work()
+    for day in (1, 8):
+        from_ms = BEGIN_MS - day * DAY_MS
+        world.gaps.append(Gap(channel="websocket", from_ms=from_ms, to_ms=from_ms + 1))
+    world.now_ms += HOUR_MS
+    world.steady_s += 3600
+    kinds = [window.kind for window in (world.next() for _ in range(6)) if window]  # type: ignore[union-attr]
+    assert kinds == ["gap", "near", "gap", "near", "gap", "near"]
+
+
 def test_a_clock_that_was_ahead_is_not_believed() -> None:
     world = World()
     world.now_ms += 10 * DAY_MS
