@@ -38,6 +38,7 @@ bench: deps .venv/.dev
 
 faults: deps .venv/.dev
 	$(RUN) python -m tests.faults
+	$(RUN) python -m tests.faults.week
 
 # Its own process takes the Ctrl-C, and make has nothing to add.
 kafka: deps .venv/.dev
