@@ -23,7 +23,7 @@ run: .venv/.run
 # Kafka's jars first: a network that fails is seen at once.
 test: deps .venv/.dev
 	$(RUN) python -m tests.kafka.jars
-	$(RUN) pytest
+	$(RUN) pytest -n 3 --dist loadfile
 
 check: .venv/.dev
 	$(RUN) ruff check

@@ -40,6 +40,9 @@ OUTCOMES = ("stored", "repeat", "refused", "rejected", "unavailable")
 #: Below what the kernel hands out for outgoing connections, so that nobody takes them meanwhile.
 _PORTS = range(20_000, 32_000)
 
+#: Tests begin with the same seed; those that run at the same time must not choose alike.
+_chance = random.SystemRandom()
+
 
 # Payloads and signatures
 
@@ -280,7 +283,7 @@ def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on."""
     found: list[int] = []
     while len(found) < count:
-        port = random.choice(_PORTS)
+        port = _chance.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             if port not in found:
