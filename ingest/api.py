@@ -402,9 +402,8 @@ async def open_api(
 ) -> AsyncIterator[Api]:
     """Be ready to ask; the key is read anew. Raises ConfigError if there is none."""
     deadlines = deadlines or Deadlines()
-    base_url = httpx.URL(connection.base_url or facts.base_url)
     # In a thread: the trust store takes long to read.
-    http = await asyncio.to_thread(_client, base_url, deadlines)
+    http = await asyncio.to_thread(_client, connection.base_url or facts.base_url, deadlines)
     if isinstance(http, ConfigError):
         raise http
     async with http:
@@ -412,9 +411,13 @@ async def open_api(
         yield Api(name, connection, facts, http, budgets, deadlines)
 
 
-def _client(base_url: httpx.URL, deadlines: Deadlines) -> httpx.AsyncClient | ConfigError:
+def _client(address: str, deadlines: Deadlines) -> httpx.AsyncClient | ConfigError:
     """The error is returned, so that it does not hang on one that quotes a proxy's password."""
-    here = _is_here(base_url.host)
+    try:
+        base_url = httpx.URL(address)
+        here = _is_here(base_url.host)
+    except (httpx.InvalidURL, ValueError):
+        return ConfigError("base_url: that is no http(s) address")
     with_tls = base_url.scheme == "https" or not here  # a proxy may be asked by TLS
     try:
         return httpx.AsyncClient(

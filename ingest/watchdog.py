@@ -78,6 +78,10 @@ class _Watch:
             self._not_read("slow", None)
         except ConfigError:
             self._not_read("settings", None)
+        except Exception as error:
+            # A fault of ours, but deliveries are taken in this process, too.
+            log.error("unexpected_error", connection=self._name, exc_info=error)
+            self._not_read("internal", None)
         else:
             self._unread = None
             self._tell(now)

@@ -875,6 +875,14 @@ async def test_a_wrong_proxy_is_a_fault_of_the_settings(
     assert "Canary" not in everything_about(raised.value)
 
 
+@pytest.mark.parametrize("host", ["[::x]", "host:port", "xn--a", "h\x7f.example"])
+async def test_an_address_that_is_none_is_a_fault_of_the_settings(host: str) -> None:
+    with pytest.raises(ConfigError, match="base_url") as raised:
+        async with open_api("acme", connection(f"https://{host}"), FACTS):
+            pass
+    assert host not in everything_about(raised.value)
+
+
 async def test_a_missing_authority_is_a_fault_of_the_settings(
     environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

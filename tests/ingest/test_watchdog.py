@@ -20,6 +20,7 @@ from ingest.settings import Settings
 from ingest.simulator.dialpad_rest import Rates
 from ingest.simulator.dialpad_server import SimulatedDialpad, simulated_dialpad
 from ingest.watchdog import watch
+from tests.ingest.scripted import Scripted, answer, scripted
 from tests.kit import OTHER_SECRET, SECRET
 
 SOON_S = 30.0
@@ -42,12 +43,18 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.api.ATTEMPTS", 1)
 
 
-def settings_for(dialpad: SimulatedDialpad, path: Path, name: str, **more: Any) -> Settings:
+def settings_for(
+    dialpad: SimulatedDialpad | Scripted | None, path: Path, name: str, **more: Any
+) -> Settings:
+    at: dict[str, str] = {}
+    if isinstance(dialpad, SimulatedDialpad):
+        at = {"api_key": dialpad.api_key, "base_url": dialpad.base_url}
+    elif dialpad is not None:
+        at = {"api_key": "a-key", "base_url": dialpad.url}
     connection = {
         "provider": "dialpad",
         "secrets": [SECRET],
-        "api_key": dialpad.api_key,
-        "base_url": dialpad.base_url,
+        **at,
         "public_url": "https://hooks.example.com",
         **more,
     }
@@ -194,6 +201,45 @@ async def test_a_key_file_that_has_gone_is_no_end(
             file.write_text(dialpad.api_key)
             await until(lambda: lines(logs, "subscription_drift"))
     assert lines(logs)[0]["reason"] == "settings"
+
+
+@pytest.mark.parametrize("item", [b'{"id":"1","name":"\xff"}', b'{"id":1%s}' % (b"0" * 5000)])
+async def test_bytes_in_a_list_that_are_no_json_are_told_and_no_end(
+    tmp_path: Path, item: bytes
+) -> None:
+    async with scripted(answer(200, b'{"items":[%s]}' % item)) as server:
+        settings = settings_for(server, tmp_path, "bytes")
+        with capture_logs() as logs:
+            async with watching(settings):
+                await until(lambda: len(server.asked) > 2)
+    assert [line["reason"] for line in lines(logs)] == ["unexpected"]
+
+
+async def test_an_address_that_is_none_is_told_and_no_end(tmp_path: Path) -> None:
+    settings = settings_for(None, tmp_path, "nowhere", base_url="https://[::x]", api_key="k")
+    with capture_logs() as logs:
+        async with watching(settings):
+            await until(lambda: lines(logs))
+    assert [line["reason"] for line in lines(logs)] == ["settings"]
+
+
+async def test_a_fault_of_ours_is_told_and_no_end(
+    dialpad: SimulatedDialpad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults = iter((RuntimeError("a fault"), KeyError("another")))
+
+    async def look_at(api: Any) -> Any:
+        for fault in faults:
+            raise fault
+        return await look(api)
+
+    monkeypatch.setattr("ingest.watchdog.look", look_at)
+    settings = settings_for(dialpad, tmp_path, "fault")
+    with capture_logs() as logs:
+        async with watching(settings):
+            await until(lambda: lines(logs, "subscription_drift"))
+    assert [line["log_level"] for line in lines(logs, "unexpected_error")] == ["error", "error"]
+    assert lines(logs)[0]["reason"] == "internal"
 
 
 @pytest.mark.parametrize(

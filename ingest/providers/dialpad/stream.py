@@ -3,12 +3,11 @@
 https://developers.dialpad.com/docs/event-subscriptions-via-websocket
 """
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from ingest.api import ApiError
+from ingest.api import ApiError, read_json
 from ingest.delivery import Stream
 from ingest.errors import ConfigError
 from ingest.providers.dialpad.api import DialpadApi, open_api, text_id
@@ -58,7 +57,7 @@ class DialpadStream:
     async def _ours(self) -> str | None:
         # What has no id is an error, not passed over: if it is ours, we would make one every hour.
         endpoints = [
-            read_endpoint("websocket", json.loads(item))
+            read_endpoint("websocket", read_json(item, dict, f"GET {WEBSOCKETS}"))
             async for page in self._api.pages(WEBSOCKETS)
             for item in page
         ]

@@ -586,7 +586,11 @@ def _endpoint_text(desired: Desired, endpoint: Endpoint | None) -> str:
     if desired.prefix is not None and desired.owns(endpoint):
         known = {_canonical(f"{desired.prefix}{end}") for end in _KNOWN_ENDS}
         return f"webhook {url if url in known else f'{desired.prefix}/…'}"
-    return f"webhook at {urlsplit(endpoint.url).hostname or 'no host'}"
+    try:
+        host = urlsplit(endpoint.url).hostname
+    except ValueError:  # nobody has to have checked what others have set
+        host = None
+    return f"webhook at {host or 'no host'}"
 
 
 _KNOWN_ENDS = ("", "/", *(f"/{kind}" for kind in KINDS))

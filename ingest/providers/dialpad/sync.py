@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-import msgspec
-
-from ingest.api import ApiError
+from ingest.api import ApiError, read_json
 from ingest.providers.dialpad.api import DialpadApi
 from ingest.providers.dialpad.subscriptions import (
     KINDS,
@@ -78,7 +76,8 @@ async def _items(api: DialpadApi, path: str, unlisted: dict[str, list[str]]) -> 
     """A whole list, each item once: a list that changes while it is walked may repeat some."""
     items = {}
     async for page in api.pages(path):
-        for item in map(msgspec.json.decode, page):
+        for raw in page:
+            item = read_json(raw, dict, f"GET {path}")
             items[read_id(item)] = item
     for ident in unlisted.get(path, ()):
         if ident not in items:

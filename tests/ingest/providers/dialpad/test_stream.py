@@ -33,6 +33,8 @@ class FakeApi:
         self.pages_of = pages
         self.posted: list[object] = []
         self.address: object = None
+        #: An item as it comes, beside those.
+        self.raw: bytes | None = None
 
     async def pages(
         self, path: str, params: Mapping[str, object] | None = None, *, limit: int | None = None
@@ -42,6 +44,8 @@ class FakeApi:
             page = self.websockets[at :: self.pages_of]
             if page:
                 yield [json.dumps(item).encode() for item in page]
+        if self.raw is not None:
+            yield [self.raw]
 
     async def get(self, path: str, params: Mapping[str, object] | None = None) -> Any:
         root, _, ident = path.rpartition("/")
@@ -100,6 +104,15 @@ SIGNATURES = st.one_of(
 async def test_odd_websockets_of_others_are_passed_over(odd: list[Any]) -> None:
     api = FakeApi(*odd, websocket("0"))
     assert (await url_of(api)).endswith("-0")
+
+
+@pytest.mark.parametrize("item", [b'{"id":"1","name":"\xff"}', b'{"id":1%s}' % (b"0" * 5000)])
+async def test_bytes_that_are_no_json_are_an_error_and_none_is_made(item: bytes) -> None:
+    api = FakeApi()
+    api.raw = item
+    with pytest.raises(ApiError) as caught:
+        await url_of(api)
+    assert (caught.value.reason, api.posted) == ("unexpected", [])
 
 
 @pytest.mark.parametrize("odd", [None, 5, "x", [], {}, websocket(None, None)], ids=repr)

@@ -370,6 +370,17 @@ def test_what_is_of_others_is_left_and_can_be_adopted() -> None:
     assert "token" not in step.reasons[0].text
     assert "crm.example" in step.reasons[0].text
     assert theirs.id in store.webhooks
+
+
+def test_an_address_of_others_that_is_none_can_be_adopted_from() -> None:
+    dialpad = Dialpad()
+    theirs = dialpad.store.create_webhook({"hook_url": "https://[token", "secret": "x"})
+    dialpad.store.create_subscription("call", {"endpoint_id": theirs.id}, SCOPES)
+    (change,) = (
+        step for step in todo(dialpad, wanted(kinds=["call"]), adopt=True) if step.is_subscription
+    )
+    assert change.verb == "change"
+    assert change.reasons[0].text.startswith("webhook at no host → ")
     assert store.subscriptions["call"][office.id].endpoint_id == theirs.id
 
 
