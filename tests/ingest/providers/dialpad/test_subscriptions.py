@@ -375,7 +375,8 @@ def test_what_is_of_others_is_left_and_can_be_adopted() -> None:
 
 def test_an_address_of_others_that_is_none_can_be_adopted_from() -> None:
     dialpad = Dialpad()
-    theirs = dialpad.store.create_webhook({"hook_url": "https://[token", "secret": "x"})
+    theirs = dialpad.store.create_webhook({"hook_url": "https://crm.example/", "secret": "x"})
+    theirs.hook_url = "https://[token"
     dialpad.store.create_subscription("call", {"endpoint_id": theirs.id}, SCOPES)
     (change,) = (
         step for step in todo(dialpad, wanted(kinds=["call"]), adopt=True) if step.is_subscription
