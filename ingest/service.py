@@ -79,18 +79,20 @@ class Service:
         alarm = RejectsAlarm()
         await asyncio.sleep(_ROLES_FIRST_S)
         while True:
-            try:
-                DISK_FREE_BYTES.set(shutil.disk_usage(self.settings.eventlog.path).free)
-                for chore in self.chores:
+            for chore in (self._measure_disk, *self.chores):
+                try:
                     await chore()
-            except Exception as error:
-                log.error("housekeeping_failed", exc_info=error)
+                except Exception as error:
+                    log.error("housekeeping_failed", exc_info=error)
             alarm.look()
             now_wrong = self.degraded()
             if now_wrong != wrong:
                 log.warning("degraded" if now_wrong else "recovered", reasons=now_wrong or wrong)
                 wrong = now_wrong
             await asyncio.sleep(HOUSEKEEPING_S)
+
+    async def _measure_disk(self) -> None:
+        DISK_FREE_BYTES.set(shutil.disk_usage(self.settings.eventlog.path).free)
 
     def reload(self) -> None:
         """Read secrets and certificates again."""

@@ -263,14 +263,17 @@ async def _ask(url: str, body: bytes) -> Answer:
     ``silent``: nobody is there, or somebody who is no receiver of this connection.
     """
     try:
-        async with httpx.AsyncClient(timeout=_PROBE_S, trust_env=False) as client:
+        async with (
+            asyncio.timeout(_PROBE_S),  # httpx's own are between two pieces of an answer
+            httpx.AsyncClient(timeout=_PROBE_S, trust_env=False) as client,
+        ):
             answer = await client.post(
                 url, content=body, headers={"content-type": "application/jwt"}
             )
         reason = (
             answer.json().get("reason") if answer.status_code == httpx.codes.UNAUTHORIZED else ""
         )
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, AttributeError):
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, AttributeError):
         return "silent"
     if answer.is_success or reason == "expired":
         return "accepts"

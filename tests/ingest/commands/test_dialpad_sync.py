@@ -1,10 +1,12 @@
 """`dialstream dialpad sync` on the simulated Dialpad: what people see, and what comes of it."""
 
+import asyncio
 import json
 import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGHUP
 from typing import Any
@@ -20,6 +22,8 @@ from ingest.providers.dialpad.api import DialpadApi
 from ingest.settings import load_settings
 from tests.conftest import MakeProduct
 from tests.ingest.commands.running_dialpad import PUBLIC_URL, RunningDialpad
+from tests.ingest.scripted import scripted
+from tests.ingest.sockets import SOON_S
 from tests.kit import (
     OTHER_SECRET,
     SECRET,
@@ -536,3 +540,18 @@ def test_a_dry_rotation_and_files_that_cannot_be_written(
     product.configure({"connections": {"acme": same}})
     with pytest.raises(ConfigError, match="rotating needs two files"):
         rotate(product)
+
+
+async def test_who_answers_without_end_is_no_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialpad_rotate, "_PROBE_S", 0.5)
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 401 No\r\ncontent-length: 1000000\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+
+    async with scripted(drip) as server, asyncio.timeout(SOON_S):
+        assert await dialpad_rotate._ask(server.url, b"x") == "silent"
