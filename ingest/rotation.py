@@ -39,8 +39,8 @@ class FormerSecrets:
                 self._uses.pop(name, None)
                 continue
             use = self._uses.setdefault(name, _Use(source, 0, now))
-            if use.source is not source:  # secrets were read again, and counting began anew
-                use.source, use.count = source, 0
+            if use.source is not source:  # secrets were read again, and the former may be another
+                use.source, use.count, use.since, use.told = source, 0, now, False
             if count > use.count:
                 FORMER_SECRET.labels(name).inc(count - use.count)
                 use.count, use.since, use.told = count, now, False

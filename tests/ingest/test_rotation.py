@@ -72,3 +72,16 @@ def test_what_was_counted_before_secrets_were_read_again_stays() -> None:
         post(source, OTHER_SECRET)
         looked(former, source, at_h, name)
     assert counted(name) == 3
+
+
+def test_the_hours_begin_anew_when_secrets_were_read_again() -> None:
+    former, name = FormerSecrets(), "anew"
+    assert looked(former, webhook(SECRET, OTHER_SECRET), 0, name) == []
+    source = webhook("a-new-secret-of-some-length-is-here", SECRET)
+    assert looked(former, source, 4.9, name) == []
+    assert looked(former, source, 5.1, name) == [], "what was in use until now is not unseen"
+    assert looked(former, source, 9.8, name) == []
+    assert looked(former, source, 9.9, name) == ["former_secret_unseen"]
+    source = webhook("yet-another-secret-of-some-length", SECRET)
+    assert looked(former, source, 20, name) == []
+    assert looked(former, source, 25, name) == ["former_secret_unseen"]
