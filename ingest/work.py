@@ -259,6 +259,8 @@ class _Works:
                 self._tell(job, error)  # something within was, and nobody has caught it
             except Exception as error:  # noqa: BLE001 - the other connections go on
                 self._tell(job, error)
+                if _is_cancelled():
+                    return  # it failed at its end: that is no beginning
             else:
                 return
             await asyncio.sleep(pause_s)

@@ -187,6 +187,27 @@ async def test_a_run_that_is_cancelled_may_end_its_page(settings: Settings) -> N
     assert found["acme", "poll"]["to_ms"] == 7
 
 
+async def test_a_run_that_fails_at_its_end_is_told_and_not_begun_again(settings: Settings) -> None:
+    runs: list[str] = []
+
+    async def run(job: Job) -> None:
+        runs.append(job.connection)
+        try:
+            await idle(job)
+        finally:
+            raise RuntimeError("private")
+
+    with capture_logs() as logs:
+        async with opened(settings) as service, sharing(service, run, grace_s=60.0):
+            await until(lambda: runs)
+            stopping_s = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - stopping_s < SOON_S
+    assert runs == ["acme"]
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["unexpected_error"]
+    [left] = [line for line in logs if line["event"] == "connection_left"]
+    assert left["ended"] is True
+
+
 async def test_a_run_that_does_not_end_is_cancelled_again_and_then_left_without_a_say(
     settings: Settings,
 ) -> None:
