@@ -145,8 +145,8 @@ class _Work:
             await self._until_stopped(stopping, publisher)
 
     async def _until_stopped(self, stopping: Stopping, publisher: Publisher | None) -> None:
-        with self._progress, closing(await self._poller()) as poller:
-            taking = asyncio.create_task(self._take_all(publisher, poller))
+        with self._progress:
+            taking = asyncio.create_task(self._take_all(publisher))
             asked = asyncio.create_task(stopping.wait())
             try:
                 await asyncio.wait([taking, asked], return_when=asyncio.FIRST_COMPLETED)
@@ -170,19 +170,20 @@ class _Work:
             seen.close()
         return Seen.nothing()
 
-    async def _take_all(self, publisher: Publisher | None, poller: Seen) -> None:
+    async def _take_all(self, publisher: Publisher | None) -> None:
         open_records = PROVIDERS[self._connection.provider].records
         assert open_records is not None
         progressed = self.progressed
-        try:
-            async with open_records(self._name, self._connection) as records:
-                while not progressed.done:
-                    to_ms = min(progressed.at_ms + SLICE_MS, progressed.to_ms)
-                    await self._take_slice(records, to_ms, publisher, poller)
-                    progressed.at_ms = to_ms
-                    self._note()
-        except ApiError as error:
-            self._failed = error
+        with closing(await self._poller()) as poller:
+            try:
+                async with open_records(self._name, self._connection) as records:
+                    while not progressed.done:
+                        to_ms = min(progressed.at_ms + SLICE_MS, progressed.to_ms)
+                        await self._take_slice(records, to_ms, publisher, poller)
+                        progressed.at_ms = to_ms
+                        self._note()
+            except ApiError as error:
+                self._failed = error
 
     async def _take_slice(
         self, records: Records, to_ms: int, publisher: Publisher | None, poller: Seen

@@ -28,6 +28,8 @@ class Gaps:
         #: Connection → (channel, from) → the gap.
         self._open: dict[str, dict[tuple[str, int], Gap]] = {}
         self._waiting: list[asyncio.Future[None]] = []
+        #: Whether the topic could not be read the last time; then `current` waits.
+        self.unread = False
 
     async def follow(self, open_reader: Callable[[], AbstractAsyncContextManager[Reader]]) -> None:
         """Read for as long as the process lives. If reading fails it begins again.
@@ -43,9 +45,11 @@ class Gaps:
                     while not await reader.caught_up():
                         anew.read(await reader.fetch(wait_s=_FETCH_S))
                     self._open = anew._open
+                    self.unread = False
                     told, pause_s = "", 1.0
                     await self._follow(reader)
             except Exception as error:  # noqa: BLE001 - whatever it is, the log comes back
+                self.unread = True
                 if told != type(error).__name__:  # once for each kind
                     told = type(error).__name__
                     log.warning("gaps_unread", error=told)
@@ -81,13 +85,12 @@ class Gaps:
                     reason=data["reason"],
                 )
                 connection, closed = event["connection"], event["type"].endswith(".closed")
+                if closed:
+                    self.closed(connection, gap)
+                else:
+                    self._open.setdefault(connection, {})[gap.channel, gap.from_ms] = gap
             except (ValueError, KeyError, TypeError, AttributeError):  # not written by us
                 log.warning("gap_unreadable", position=record.position)
-                continue
-            if closed:
-                self.closed(connection, gap)
-            else:
-                self._open.setdefault(connection, {})[gap.channel, gap.from_ms] = gap
 
     def closed(self, connection: str, gap: Gap) -> None:
         self._open.get(connection, {}).pop((gap.channel, gap.from_ms), None)

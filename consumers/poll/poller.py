@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from functools import partial
 from typing import Any
 
+import apsw
 import msgspec
 import orjson
 import structlog
@@ -100,7 +101,7 @@ class Poller:
         self._stopped_s = stopped_s
         self._backoff_s = backoff_s
         checkpoint = job.checkpoint(SOURCE) or {}
-        self._mark = checkpoint.get("cache")
+        self._mark: str | None = checkpoint.get("cache")
         self._plan = Plan(
             self._poll, _whole(checkpoint, "watermark_ms"), _whole(checkpoint, "swept_ms")
         )
@@ -122,7 +123,6 @@ class Poller:
         mark = self._seen.adopt(self._mark)
         if mark != self._mark:
             # From now on what is remembered belongs to what the log holds.
-            self._mark = mark
             await self._patiently(self._save)
         await self._gaps.current()
         age = POLL_WATERMARK_AGE_SECONDS.labels(self.name)
@@ -158,6 +158,15 @@ class Poller:
             except (ApiError, ConfigError) as error:
                 failures += 1
                 wait_s = self._fail(what, error, failures)
+            except (asyncio.CancelledError, Exception) as error:
+                task = asyncio.current_task()
+                # The connection may be somebody else's; a memory that is damaged is opened anew.
+                if isinstance(error, (PublishError, apsw.Error)) or (task and task.cancelling()):
+                    raise
+                log.error("unexpected_error", connection=self.name, exc_info=error)
+                failures += 1
+                wait_s = pause_s(failures, *self._backoff_s)
+                self._note_failing(what, failures)
             nudge.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -165,9 +174,8 @@ class Poller:
 
     def _fail(self, what: str, error: ApiError | ConfigError, failures: int) -> float:
         """Tell what went wrong; for how many seconds to leave it."""
-        place = self.name if what == CALLS else f"{self.name}:{what}"
         if isinstance(error, ConfigError) or error.reason in ("unauthorized", "forbidden"):
-            self._troubles[what] = f"poll_stopped:{place}"
+            self._troubles[what] = f"poll_stopped:{self._place(what)}"
             log.error(
                 "poll_stopped",
                 connection=self.name,
@@ -180,8 +188,7 @@ class Poller:
         wait_s = pause_s(failures, *self._backoff_s)
         if error.retry_after_s is not None:
             wait_s = max(wait_s, error.retry_after_s)
-        if failures >= _FAILING:
-            self._troubles.setdefault(what, f"poll_failing:{place}")
+        self._note_failing(what, failures)
         say = log.warning
         if error.reason in ("cursor_loop", "unexpected"):  # waiting alone will hardly mend it
             say = log.error
@@ -195,6 +202,13 @@ class Poller:
             retry_in_s=round(wait_s, 1),
         )
         return wait_s
+
+    def _note_failing(self, what: str, failures: int) -> None:
+        if failures >= _FAILING:
+            self._troubles.setdefault(what, f"poll_failing:{self._place(what)}")
+
+    def _place(self, what: str) -> str:
+        return self.name if what == CALLS else f"{self.name}:{what}"
 
     # Calls
 
@@ -291,7 +305,7 @@ class Poller:
         self._sweep_turn = 0
 
     async def _save(self) -> None:
-        checkpoint: dict[str, Any] = {"cache": self._mark}
+        checkpoint: dict[str, Any] = {"cache": self._seen.mark}
         if self._plan.watermark_ms is not None:
             checkpoint["watermark_ms"] = self._plan.watermark_ms
         if self._plan.swept_ms is not None:
@@ -310,7 +324,8 @@ class Poller:
         if wanted is None:
             return LOOK_S
         call_id, due_ms, tries = wanted
-        if due_ms > now_ms():
+        # Nothing waits longer than that: what does was put off by a clock that was ahead.
+        if 0 < due_ms - now_ms() <= max(self._delays_s) * 1000:
             return LOOK_S
         found: list[Event] = []
         try:

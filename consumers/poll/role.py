@@ -56,7 +56,8 @@ async def poll(service: Service) -> None:
     pollers: dict[str, Poller] = {}
 
     def troubles() -> Sequence[str]:
-        return [word for poller in pollers.values() for word in poller.troubles()]
+        words = [word for poller in pollers.values() for word in poller.troubles()]
+        return [*words, "gaps_unread"] if gaps.unread else words
 
     def reload() -> None:
         for poller in pollers.values():

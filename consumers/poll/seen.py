@@ -48,6 +48,8 @@ create table if not exists found (
 #: Stands before a fact that may not be the last one on the event log any more.
 UNSURE = "?"
 
+_SET_NOTE = "insert or replace into notes values (?, ?)"
+
 _REMEMBER = "insert or replace into seen (list, key, fact, turn) values (?, ?, ?, ?)"
 
 _WANT = """
@@ -134,15 +136,21 @@ class Seen:
         ``mark``: the one in the last checkpoint. If it is another's, records were published since,
         or the event log is a new one: then no fact is taken for known, only what there was.
         """
-        own = self.note("mark")
+        own = self.mark
         if own is not None and own == mark:
-            return str(own)
+            return own
         own = secrets.token_hex(8)
         self._write(
             ("update seen set fact = ?1 || ltrim(fact, ?1)", [(UNSURE,)]),
-            ("insert or replace into notes values ('mark', ?)", [(own,)]),
+            (_SET_NOTE, [("mark", own)]),
         )
         return own
+
+    @property
+    def mark(self) -> str | None:
+        """That of this memory now: one that was lost on the way has another than its file."""
+        found = self.note("mark")
+        return None if found is None else str(found)
 
     def note(self, name: str) -> int | str | None:
         found: int | str | None = self._db.execute(
@@ -151,7 +159,7 @@ class Seen:
         return found
 
     def set_note(self, name: str, value: int | str) -> None:
-        self._write(("insert or replace into notes values (?, ?)", [(name, value)]))
+        self._write((_SET_NOTE, [(name, value)]))
 
     # Lists
 
@@ -308,7 +316,8 @@ class Seen:
             # A disk that takes nothing must not stop us: what we do not remember we repeat.
             _tell_lost(self._path, error)
             self._db = _open(":memory:")
-            self._do(work)
+            # The file is not told of anything any more: in the next life it must not be believed.
+            self._do([(_SET_NOTE, [("mark", secrets.token_hex(8))]), *work])
 
     def _do(self, work: Sequence[tuple[str, Sequence[Bindings]]]) -> None:
         with self._db:

@@ -95,7 +95,7 @@ class Plan:
         self._gap_s: float | None = None
         self._sweep: _Walk | None = None
         self._gap: _Walk | None = None
-        self._after_gap = False
+        self._after_gap = self._gap_failed = False
 
     def next(self, now_ms: int, steady_s: float, gaps: Sequence[Gap]) -> Window | float:
         """The window to read now, or for how many seconds there is none.
@@ -109,15 +109,18 @@ class Plan:
         gap_due_s = self._due_s(self._gap_s, self._every_s, steady_s)
         # By turns: neither many gaps, nor one that cannot be read, keep the near pass from its
         # turn; nor does that keep them from theirs.
-        gap_turn = not (self._after_gap and near_due_s <= 0)
+        sweep_due_s = self._sweep_due_s(goal_ms, steady_s)
+        sweep_turn = self._sweep is not None or sweep_due_s <= 0
+        # Nor does one that cannot be read keep the sweep from its turn.
+        others_turn = near_due_s <= 0 or (sweep_turn and self._gap_failed)
+        gap_turn = not (self._after_gap and others_turn)
         if gap_turn and (self._gap is not None or (ready and gap_due_s <= 0)):
-            self._after_gap = True
+            self._after_gap = self._gap_failed = True  # until it is done
             return self._gap_window(ready, steady_s)
         self._after_gap = False
         if near_due_s <= 0:
             return self._near_window(goal_ms, steady_s)
-        sweep_due_s = self._sweep_due_s(goal_ms, steady_s)
-        if self._sweep is not None or sweep_due_s <= 0:
+        if sweep_turn:
             return self._sweep_window(goal_ms, steady_s)
         waits = [near_due_s, sweep_due_s]
         if ready:
@@ -130,7 +133,7 @@ class Plan:
         if not window.last:
             left = _Walk(window.to_ms, window.goal_ms, window.begun_s, window.gaps)
         if window.kind == "gap":
-            self._gap = left
+            self._gap, self._gap_failed = left, False
             if left is None:
                 self._gap_s = ended_s
         elif window.kind == "sweep":

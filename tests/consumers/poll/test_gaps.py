@@ -113,6 +113,7 @@ def test_what_is_no_gap_of_ours_is_told_and_passed_over() -> None:
         b"{}",
         b'{"data":{"channel":"x","from":"then","to":null,"reason":""}}',
         b'{"data":{"channel":"x","from":5,"to":null,"reason":""},"connection":"a","type":"b"}',
+        b'{"data":{"channel":[],"from":"2026-01-01","to":null,"reason":""},"type":"b","connection":"a"}',
         b"\xff",
     ]
     gaps = Gaps()
@@ -174,17 +175,21 @@ async def test_a_log_that_fails_is_read_anew_and_what_is_closed_stays_closed() -
         yield readers[-1]
 
     gaps = Gaps()
+    unread = False
     following = asyncio.create_task(gaps.follow(opened))
     with capture_logs() as logs:
         async with asyncio.timeout(20):
             await gaps.current()
             readers[-1].fails = True
             while len(readers) < 2 or not await readers[-1].caught_up():
+                unread |= gaps.unread
                 assert ends(gaps) == [("websocket", 0, None)]
                 await asyncio.sleep(0)
             await gaps.current()
     assert ends(gaps) == [("websocket", 0, None)]
     assert [line["event"] for line in logs] == ["gaps_unread"]
+    assert unread
+    assert not gaps.unread
     following.cancel()
 
 

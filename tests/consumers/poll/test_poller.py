@@ -266,6 +266,51 @@ class Reluctant:
         return found
 
 
+@pytest.mark.parametrize("fault", [TypeError("private"), asyncio.CancelledError()])
+@pytest.mark.parametrize("place", ["directory", "calls"])
+async def test_a_fault_of_ours_is_told_tried_again_and_stops_nothing_else(
+    tmp_path: Path, records: FakeRecords, place: str, fault: Any
+) -> None:
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
+    records.lists["directory"] = [listed("directory", "1", 1)]
+    records.broken[place] = fault
+    with capture_logs() as logs:
+        async with (
+            open_journal(tmp_path) as journal,
+            running(
+                one := poller(records, job, journal, seen, also=("directory",), sweep_every_s=0.05)
+            ) as task,
+        ):
+            await until(lambda: len(one.troubles()) == 1)
+            if place == "calls":
+                await until(lambda: seen.note("listed directory") is not None)
+                assert one.troubles() == ["poll_failing:acme"]
+            else:
+                await passes(records, 3)
+                assert one.troubles() == ["poll_failing:acme:directory"]
+            del records.broken[place]
+            await until(lambda: not one.troubles())
+            await passes(records, 3)
+            assert not task.done()
+    errors = [line for line in logs if line["event"] == "unexpected_error"]
+    assert {line["connection"] for line in errors} == {"acme"}
+    seen.close()
+
+
+async def test_what_was_put_off_by_a_clock_that_was_ahead_is_due(
+    tmp_path: Path, records: FakeRecords
+) -> None:
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
+    records.artefacts["recaps"] = {"77": 1}
+    seen.remember("calls", [], wanted=[("recaps", "77", now_ms() + 1000 * HOUR_MS)])
+    async with (
+        open_journal(tmp_path) as journal,
+        running(poller(records, job, journal, seen, also=("recaps",))),
+    ):
+        await until(lambda: seen.next_wanted("recaps") is None)
+    seen.close()
+
+
 async def test_what_the_log_does_not_take_is_offered_until_it_does(
     tmp_path: Path, records: FakeRecords
 ) -> None:

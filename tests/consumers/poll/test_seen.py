@@ -113,6 +113,30 @@ def test_a_disk_that_is_full_later_does_not_stop_it(seen: Seen) -> None:
     assert seen.fresh(CALLS, last) == []
 
 
+def test_a_file_that_was_left_behind_is_not_believed(tmp_path: Path) -> None:
+    """What was published after the disk was full stands in no file."""
+    path = tmp_path / "acme.sqlite"
+    seen = Seen.open(path)
+    mark = seen.adopt(None)
+    call = Call(1, 0, 0)
+    first = call.event("poll")
+    seen.remember(CALLS, [first])
+    seen._db.pragma("max_page_count", 1)
+    with capture_logs():
+        page = 0
+        while seen.mark == mark:
+            seen.remember(CALLS, [Call(page * 50 + n, 0, 0).event("poll") for n in range(2, 52)])
+            page += 1
+    call.version = 2
+    seen.remember(CALLS, [call.event("poll")])
+    saved = seen.mark
+    seen.close()
+    again = Seen.open(path)
+    assert again.adopt(saved) != mark
+    assert again.fresh(CALLS, [first]) == [first]
+    again.close()
+
+
 @pytest.mark.parametrize("damage", [b"", b"no database" * 2000, "middle"])
 def test_a_file_that_cannot_be_read_is_made_anew(tmp_path: Path, damage: bytes | str) -> None:
     path = tmp_path / "acme.sqlite"

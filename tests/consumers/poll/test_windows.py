@@ -242,6 +242,23 @@ def test_neither_a_near_pass_that_fails_nor_a_gap_that_fails_keeps_the_other_fro
     assert kinds == ["gap", "near", "gap", "near", "gap", "near"]
 
 
+def test_a_gap_that_cannot_be_read_leaves_the_sweep_its_turn_and_its_slices() -> None:
+    world = World()
+    world.work()
+    world.gaps.append(Gap(channel="websocket", from_ms=BEGIN_MS - DAY_MS, to_ms=BEGIN_MS - HOUR_MS))
+    for _ in range(8 * 60):  # hours
+        world.wait(60)
+        for _ in range(3):
+            window = world.next()
+            if isinstance(window, Window) and window.kind != "gap":
+                world.done(window)
+    assert len(world.of("near")) > 8 * 10
+    assert {window.last for _, window in world.of("sweep")} == {False, True}
+    assert world.plan.swept_ms is not None
+    assert world.plan.swept_ms > BEGIN_MS
+    assert world.closed == []
+
+
 def test_a_clock_that_was_ahead_is_not_believed() -> None:
     world = World()
     world.now_ms += 10 * DAY_MS
