@@ -1,5 +1,6 @@
 """`dialstream backfill`: counts, publishes, goes on where it was, and says how it ended."""
 
+import asyncio
 import json
 import os
 import pty
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from consumers.poll.backfill import Progressed, _Work
+from consumers.poll.seen import Seen
+from ingest.runner import Stopping
+from ingest.settings import Connection, EventLog, Settings
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialpad import SmallDialpad
 from tests.kit import SCRIPT, Product, Ran, assert_no_traceback, clean_environment
@@ -258,3 +263,28 @@ def test_a_terminal_sees_how_far_it_is(product: Product, dialpad: SmallDialpad) 
     assert process.stdout is not None
     assert b"120 calls" in process.stdout.read()
     process.stdout.close()
+
+
+async def test_it_stops_when_it_is_asked_to_though_the_log_says_nothing(
+    tmp_path: Path, dialpad: SmallDialpad, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(
+        connections={"acme": Connection(**dialpad.connection())}, eventlog=EventLog(path=tmp_path)
+    )
+    Seen.open(tmp_path / "poll" / "acme.sqlite").close()
+    asking = asyncio.Event()
+
+    async def silent(_: Settings) -> None:
+        asking.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("consumers.poll.backfill.read_checkpoints", silent)
+    progressed = Progressed(0, 1000, 0)
+    work = _Work(settings, "acme", settings.connections["acme"], progressed, None)
+    stopping = Stopping()
+    counting = asyncio.create_task(work.count(stopping))
+    async with asyncio.timeout(20):
+        await asking.wait()
+        stopping.ask()
+        await counting
+    assert not progressed.done
