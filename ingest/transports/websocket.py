@@ -61,6 +61,9 @@ MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
 Delays = Callable[[], Iterator[float]]
 """A policy: makes the pauses between tries, in seconds, for as long as it takes."""
 
+#: After reading was held up for longer, in seconds, frames do not tell when they were sent.
+_LATE_S = 1.0
+
 #: What the library says holds addresses, and they hold tokens.
 _SILENT = logging.getLogger("ingest.transports.websocket.library")
 _SILENT.setLevel(logging.CRITICAL + 1)
@@ -407,7 +410,7 @@ class Socket:
         self, library: "_Library", inlet: Inlet, timing: Timing, now_ms: Callable[[], int]
     ) -> None:
         self.opened_ms = now_ms()
-        #: When we last heard anything; before what is in flight has become durable.
+        #: Up to when the other side was surely there; before what is in flight has become durable.
         self.heard_ms = self.opened_ms
         #: Whether an authentic event has come through.
         self.progress = False
@@ -416,6 +419,10 @@ class Socket:
         self._timing = timing
         self._now_ms = now_ms
         self._silent = False
+        #: What is read may have waited, nobody knows how long, and the other side may be gone.
+        self._behind = False
+        self._frames = 0
+        self._holds = 0
         self._loop = asyncio.get_running_loop()
         self._keeping = self._loop.create_task(self._keep_alive())
         #: Ends when the socket does, all that came by it taken.
@@ -428,18 +435,21 @@ class Socket:
         await asyncio.wait([self.reading])
 
     def abandon(self) -> None:
-        """Read nothing more, not even what has come already."""
+        """Read nothing more, not even what has come already, and wait for no goodbye."""
         self.reading.cancel()
+        self._library.transport.abort()
 
     async def _read(self) -> Lost:
         library, inlet = self._library, self._inlet
         try:
             while True:
                 body = await library.recv(decode=False)
-                self.heard_ms = self._now_ms()
+                self._frames += 1
+                if not self._behind:
+                    self.heard_ms = self._now_ms()
                 inlet.take(body, self, text=library.texts.popleft())
                 if inlet.full:
-                    await inlet.room()
+                    await self._hold()
         except ConnectionClosed as error:
             lost = Lost("silent", None) if self._silent else _why(error)
             if lost.reason == "too_large":
@@ -447,6 +457,14 @@ class Socket:
             return lost
         finally:
             self._keeping.cancel()
+
+    async def _hold(self) -> None:
+        """Return once more may be read."""
+        since = self._loop.time()
+        await self._inlet.room()
+        if self._loop.time() - since > _LATE_S:
+            self._behind = True
+            self._holds += 1
 
     async def _keep_alive(self) -> None:
         """Find out when the other side is gone.
@@ -459,12 +477,14 @@ class Socket:
                 await asyncio.sleep(self._timing.ping_every_s)
                 if self._inlet.full:
                     continue
-                heard_ms = self.heard_ms
+                asked_ms, frames, holds = self._now_ms(), self._frames, self._holds
                 pong = asyncio.ensure_future(await self._library.ping())
                 await asyncio.wait([pong], timeout=self._timing.ping_wait_s)
                 if pong.done():
-                    self.heard_ms = self._now_ms()
-                elif self.heard_ms == heard_ms and not self._inlet.full:
+                    await pong  # it may be that the connection is lost
+                    self.heard_ms = max(self.heard_ms, asked_ms)
+                    self._behind = self._behind and holds != self._holds
+                elif self._frames == frames and not self._inlet.full:
                     self._silent = True
                     await self._library.close(CloseCode.INTERNAL_ERROR)
 

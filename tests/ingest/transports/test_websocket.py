@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import repeat
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import CloseCode
+from websockets.utils import accept_key
 
 from ingest.delivery import Delivery, Source, Verified
 from ingest.errors import PublishError
@@ -399,6 +401,75 @@ async def test_without_room_nothing_is_read_and_nothing_is_lost(limits: dict[str
 
 
 # The other side
+
+
+async def test_frames_that_have_waited_do_not_say_when_the_other_side_was_there() -> None:
+    async with wired(max_in_flight=10) as wire:
+        socket = await wire.open(QUICK_PINGS)
+        wire.log.refusal = "disk_full"
+        sending = asyncio.create_task(send_calls(wire, 30))
+        await until(lambda: wire.inlet.full)
+        full_ms = now_ms()
+        await sending
+        wire.peer.cut()
+        await asyncio.sleep(1.5)  # it is gone long before its last frames are read
+        wire.log.refusal = None
+        await asyncio.wait([socket.reading], timeout=SOON_S)
+        assert lost_of(socket).reason == "cut"
+        assert socket.heard_ms <= full_ms
+
+
+async def test_a_pong_says_that_the_other_side_is_there_after_frames_have_waited() -> None:
+    async with wired(max_in_flight=10) as wire:
+        socket = await wire.open(QUICK_PINGS)
+        wire.log.refusal = "disk_full"
+        sending = asyncio.create_task(send_calls(wire, 30))
+        await until(lambda: wire.inlet.full)
+        await asyncio.sleep(1.5)
+        wire.log.refusal = None
+        await sending
+        free_ms = now_ms()
+        await until(lambda: socket.heard_ms > free_ms)
+        await wire.settled(30)
+        sent_ms = now_ms()
+        await asyncio.sleep(0.01)
+        await until(lambda: socket.heard_ms > sent_ms)
+
+
+async def send_calls(wire: Wire, count: int) -> None:
+    for _ in range(count):
+        await wire.peer.send(sign(call(new_leg(), 0)))
+
+
+async def test_who_does_not_answer_the_goodbye_is_cut_off() -> None:
+    ended = asyncio.Event()
+
+    async def accept_and_be_silent(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        (key,) = re.findall(rb"(?i)sec-websocket-key: (\S+)", head)
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            b"sec-websocket-accept: " + accept_key(key.decode()).encode() + b"\r\n\r\n"
+        )
+        with suppress(ConnectionError):
+            while await reader.read(1000):
+                pass
+        ended.set()
+        writer.close()
+
+    async with wired() as wire:
+        server = await asyncio.start_server(accept_and_be_silent, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            socket = await open_socket(f"ws://127.0.0.1:{port}", wire.inlet, now_ms)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await socket.close(CloseCode.GOING_AWAY)
+            socket.abandon()
+            async with asyncio.timeout(SOON_S):
+                await ended.wait()
 
 
 async def test_who_does_not_answer_pings_is_given_up() -> None:
