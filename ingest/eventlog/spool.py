@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -174,7 +175,14 @@ class Spool:
         return {name: topic.waiting(now) for name, topic in self._topics.items() if topic.records}
 
     async def measure(self) -> None:
-        """Look at the size; to be called every few seconds."""
+        """Look at the size; to be called every few seconds.
+
+        What could not be unlinked when it was drained, since somebody was writing, goes now: else
+        it would be in the way of the next outage.
+        """
+        for topic in [*self._topics.values()]:
+            if topic.records == 0:
+                await self._in_thread(partial(topic.tidy, empty=True))
         self._used = await self._in_thread(lambda: _size(self.folder))
         now = time.monotonic()
         self._usage.append((now, self._used))

@@ -284,6 +284,28 @@ async def test_what_is_drained_is_unlinked_and_positions_never_begin_again(
     assert sum(path.stat().st_size for path in (tmp_path / "calls").iterdir()) < 200_000
 
 
+async def test_what_somebody_was_writing_to_when_it_was_drained_goes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool_module, "_KEEP_BYTES", 100_000)
+    async with opened(tmp_path, segment_bytes=MIB) as spool:
+        await append(spool, range(MANY))
+        (path,) = segment_paths(tmp_path / "calls")
+        writer = apsw.Connection(str(path))
+        writer.execute("begin immediate")
+        assert numbers(await take(spool)) == [*range(MANY)]
+        assert segment_paths(tmp_path / "calls") == [path]
+        writer.execute("rollback")
+        writer.close()
+        await spool.measure()
+        (following,) = segment_paths(tmp_path / "calls")
+        assert following != path
+        # What comes then is not touched.
+        await append(spool, [1000])
+        await spool.measure()
+        assert numbers(await take(spool)) == [1000]
+
+
 async def test_half_drained_segments_stay(tmp_path: Path) -> None:
     await filled(tmp_path)
     before = segment_paths(tmp_path / "calls")
