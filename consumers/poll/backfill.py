@@ -88,7 +88,9 @@ def backfill(
             code = run(work.count)
         else:
             with _own_memory(settings.eventlog.path, name) as own:
-                work = _Work(settings, name, connection, _resume(own, from_ms, to_ms), own)
+                work = _Work(
+                    settings, name, connection, _resume(own, _where(settings), from_ms, to_ms), own
+                )
                 code = run(work.publish)
                 if work.progressed.done:
                     own.set_note("done", 1)
@@ -255,6 +257,7 @@ class _Work:
             "unreadable": progressed.unreadable,
             "published": not dry_run,
             "waiting_in_spool": waiting,
+            "error": None if self._failed is None else str(self._failed),
         }
 
     def story(self, *, dry_run: bool, waiting: int) -> str:
@@ -293,16 +296,28 @@ def _own_memory(path: Path, name: str) -> Iterator[Seen]:
                 file.with_name(file.name + suffix).unlink(missing_ok=True)
 
 
-def _resume(own: Seen, from_ms: int, to_ms: int) -> Progressed:
-    """Where an earlier run with the same times was; else the beginning, and nothing remembered."""
+def _resume(own: Seen, where: str, from_ms: int, to_ms: int) -> Progressed:
+    """Where an earlier run with the same times was; else the beginning, and nothing remembered.
+
+    ``where``: the event log; what was published on another one is not on this.
+    """
     try:
         found = Progressed(**json.loads(str(own.note("progressed"))))
     except (ValueError, TypeError):
         found = Progressed(from_ms, to_ms, from_ms)
-    if (found.from_ms, found.to_ms) != (from_ms, to_ms):
+    if (found.from_ms, found.to_ms, own.note("log")) != (from_ms, to_ms, where):
         found = Progressed(from_ms, to_ms, from_ms)
         own.forget_before(CALLS, own.begin(CALLS))
+        own.set_note("progressed", json.dumps(asdict(found)))
+        own.set_note("log", where)  # last: until then the next run begins anew, too
     return found
+
+
+def _where(settings: Settings) -> str:
+    """The event log in a word."""
+    if settings.eventlog.kind == "journal":
+        return "journal"
+    return f"{settings.kafka.bootstrap_servers} {settings.kafka.topic_prefix}"
 
 
 def _waiting(settings: Settings) -> int:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from consumers.poll.backfill import Progressed, _Work
-from consumers.poll.seen import Seen
+from consumers.poll.backfill import Progressed, _resume, _Work
+from consumers.poll.seen import CALLS, Seen
 from ingest.runner import Stopping
 from ingest.settings import Connection, EventLog, Settings
 from tests.conftest import MakeProduct
+from tests.consumers.poll.fakes import Call
 from tests.consumers.poll.small_dialpad import SmallDialpad
 from tests.kit import SCRIPT, Product, Ran, assert_no_traceback, clean_environment
 
@@ -288,3 +289,19 @@ async def test_it_stops_when_it_is_asked_to_though_the_log_says_nothing(
         stopping.ask()
         await counting
     assert not progressed.done
+
+
+def test_what_was_published_on_another_log_is_published_on_this(tmp_path: Path) -> None:
+    page = [Call(1, 0, 0).event("backfill")]
+    own = Seen.open(tmp_path / "acme.sqlite")
+    assert _resume(own, "journal", 0, 1000) == Progressed(0, 1000, 0)
+    own.remember(CALLS, page)
+    own.set_note("progressed", '{"from_ms":0,"to_ms":1000,"at_ms":500,"calls":1,"new":1}')
+    own.close()
+
+    own = Seen.open(tmp_path / "acme.sqlite")
+    assert _resume(own, "journal", 0, 1000) == Progressed(0, 1000, 500, calls=1, new=1)
+    assert own.fresh(CALLS, page) == []
+    assert _resume(own, "kafka:9092 telephony.", 0, 1000) == Progressed(0, 1000, 0)
+    assert own.fresh(CALLS, page) == page
+    own.close()
