@@ -181,6 +181,15 @@ def test_other_times_begin_anew(product: Product, dialpad: SmallDialpad) -> None
     assert set(recorded(product)) == numbers(120)
 
 
+def test_a_program_is_told_why_it_is_not_done(product: Product, dialpad: SmallDialpad) -> None:
+    dialpad.on_request = lambda _: setattr(dialpad, "status", 403)
+    ran = backfill(product, *between(days_ago(3), days_ago(1)), "--json")
+    assert ran.code == 1
+    told = json.loads(ran.stdout)
+    assert not told["done"]
+    assert "calls:list" in told["error"]  # what the key lacks
+
+
 def test_two_at_a_time_are_refused(product: Product, dialpad: SmallDialpad) -> None:
     dialpad.add(60, hours_ago=60)
     waiting, go_on = threading.Event(), threading.Event()
@@ -304,4 +313,6 @@ def test_what_was_published_on_another_log_is_published_on_this(tmp_path: Path) 
     assert own.fresh(CALLS, page) == []
     assert _resume(own, "kafka:9092 telephony.", 0, 1000) == Progressed(0, 1000, 0)
     assert own.fresh(CALLS, page) == page
+    # Killed before the first page, the next run has not come any further.
+    assert _resume(own, "kafka:9092 telephony.", 0, 1000) == Progressed(0, 1000, 0)
     own.close()
