@@ -4,6 +4,8 @@ import asyncio
 import gc
 import os
 import signal
+import sys
+import threading
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -12,6 +14,9 @@ import uvloop
 from ingest.errors import ConfigError
 
 log = structlog.get_logger()
+
+#: Once all has ended, in seconds, for threads that nobody can stop, as those that look up names.
+_THREADS_S = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,15 +49,20 @@ def run(main: Callable[[Stopping], Awaitable[None]]) -> int:
     # What is loaded stays; and what a delivery leaves behind has no cycles to look for so often.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+    leaving = threading.Timer(_THREADS_S, os._exit, (0,))
+    leaving.daemon = True
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_with_signals(main))
+            sys.stdout.flush()
+            leaving.start()
         except Exception as error:
             faults = _config_error(error)
             if faults is not None:
                 raise faults from None
             log.error("unexpected_error", exc_info=error)
             return 1
+    leaving.cancel()
     return 0
 
 
