@@ -23,8 +23,8 @@ def line(event: Mapping[str, Any]) -> Text:
     style = _STYLES.get(subject, "white")
     text = Text(overflow="ellipsis", no_wrap=True)
     text.append(event["time"][11:19], "dim")
-    text.append(f"  {subject}.{what}".ljust(26), f"{style} {_STRONG.get(what, '')}".strip())
-    text.append(f"{event['connection']}  ", "dim")
+    text.append(f"  {subject}.{what}".ljust(28), f"{style} {_STRONG.get(what, '')}".strip())
+    text.append(f"  {event['connection']}  ", "dim")
     text.append(_story(subject, event["data"]))
     if event.get("stale"):
         text.append("  stale", "dim")
@@ -70,6 +70,23 @@ def _change(data: Mapping[str, Any]) -> str:
     return f"{data['note'] or data['action']}  by {by}"
 
 
+def _consent(data: Mapping[str, Any]) -> str:
+    facts = [data["state"].replace("_", " "), data["channel"], data["scope"]]
+    return "  ".join(filter(None, [data["number"], *facts]))
+
+
+def _directory(data: Mapping[str, Any]) -> str:
+    return "  ".join(filter(None, [data["kind"], data["name"] or data["id"]]))
+
+
+def _gap(data: Mapping[str, Any]) -> str:
+    """With days: it may be long, or long ago."""
+    until = f" to {data['to'][:19]}Z" if data["to"] else ""
+    found = "" if data["found"] is None else f"found {data['found']:,}"
+    deaf = f"{data['channel']} deaf from {data['from'][:19]}Z{until}"
+    return "  ".join(filter(None, [deaf, data["reason"].replace("_", " "), found]))
+
+
 def _reject(data: Mapping[str, Any]) -> str:
     return f"{data['detail']}  ({data['via']})"
 
@@ -80,6 +97,9 @@ _STORIES = {
     "contact": _contact,
     "agent": _agent,
     "change": _change,
+    "consent": _consent,
+    "directory": _directory,
+    "gap": _gap,
     "reject": _reject,
 }
 

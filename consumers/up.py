@@ -95,7 +95,8 @@ async def _play(settings: Settings, ready: asyncio.Event) -> None:
 
 
 def _banner(hook: str, admin: str) -> Text:
-    text = Text("\ndialstream is listening, and a simulated company is on the phone.\n\n", "bold")
+    text = Text("\n")
+    text.append("dialstream is listening, and a simulated company is on the phone.\n\n", "bold")
     for what, where in (
         ("deliveries", f"POST {hook}"),
         ("health", f"{admin}/readyz"),

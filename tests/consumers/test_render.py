@@ -1,0 +1,57 @@
+"""Lines for people."""
+
+from typing import Any
+
+from consumers.render import line
+from ingest.gaps import gap_event
+from schemas.consent import Consent, ConsentState
+from schemas.directory import Directory, DirectoryKind
+
+
+def shown(type_: str, data: dict[str, Any]) -> str:
+    event = {
+        "type": f"dialstream.{type_}",
+        "time": "2026-09-21T14:15:21.300Z",
+        "connection": "acme",
+        "data": data,
+    }
+    return line(event).plain
+
+
+NOON_MS = 1_790_164_800_000  # 2026-09-23T12:00:00Z
+
+
+def gap(to_ms: int | None, found: int | None) -> str:
+    event = gap_event(
+        "acme", "websocket", NOON_MS, to_ms=to_ms, reason="cut", found=found, now_ms=NOON_MS
+    )
+    return shown(event.type.removeprefix("dialstream."), dict(event.data))
+
+
+def test_a_gap_says_since_when_and_what_was_found() -> None:
+    assert gap(None, None) == (
+        "14:15:21  gap.opened                  acme  websocket deaf from 2026-09-23T12:00:00Z  cut"
+    )
+    assert gap(NOON_MS + 90_000_000, 1200) == (
+        "14:15:21  gap.closed                  acme  websocket deaf from 2026-09-23T12:00:00Z"
+        " to 2026-09-24T13:00:00Z  cut  found 1,200"
+    )
+
+
+def test_what_is_read_from_lists_says_what_it_is() -> None:
+    consent = Consent(number="+15551230001", state=ConsentState.OPTED_OUT, channel="sms", raw={})
+    assert shown("consent.changed", consent.model_dump(mode="json")).endswith(
+        "  acme  +15551230001  opted out  sms"
+    )
+    someone = Directory(kind=DirectoryKind.USER, id="5000000000001", name="Agent One", raw={})
+    assert shown("directory.listed", someone.model_dump(mode="json")).endswith(
+        "  acme  user  Agent One"
+    )
+
+
+def test_the_longest_type_is_not_grown_together_with_the_connection() -> None:
+    told = shown(
+        "change.much_longer_than_every_other",
+        {"note": "n", "action": "a", "changed_by": {"withheld": True}},
+    )
+    assert told == "14:15:21  change.much_longer_than_every_other  acme  n  by withheld"
