@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.text import Text
@@ -38,6 +39,8 @@ def simulate_dialpad(
     """Serve a simulated Dialpad until a signal; the exit code. Raises ConfigError."""
     chosen = _read_faults(faults)
     secret = _read_secret(secret_file)
+    if to is not None and not _can_be_posted_to(to):
+        raise ConfigError(f"--to: {to!r} is no URL: write http://, or https://, and a host")
     console = Console(highlight=False, soft_wrap=True)
     logs = setup_logs("auto", "error")
 
@@ -101,8 +104,17 @@ def _read_secret(file: Path | None) -> str | None:
         raise ConfigError(f"--secret-file: {file} holds no secret that can be read") from None
 
 
+def _can_be_posted_to(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
 def _banner(dialpad: SimulatedDialpad, to: str | None) -> Text:
-    text = Text("\nA simulated Dialpad is open, and its company is on the phone.\n\n", "bold")
+    text = Text("\n")
+    text.append("A simulated Dialpad is open, and its company is on the phone.\n\n", "bold")
     lines = [
         ("API", f"{dialpad.base_url}/api/v2"),
         ("key", dialpad.api_key),
@@ -124,12 +136,10 @@ def _banner(dialpad: SimulatedDialpad, to: str | None) -> Text:
         '  secrets = ["any secret of 32 letters, or more"]\n'
         '  public_url = "http://127.0.0.1:8080"\n'
     )
-    text.append("\nThen ", "bold").append("dialstream dialpad sync").append(
-        " subscribes, and ", "bold"
-    )
+    text.append("\nThen ", "bold").append("dialstream up").append(" takes what comes, and ", "bold")
     return (
-        text.append("dialstream up")
-        .append(" takes what comes.", "bold")
+        text.append("dialstream dialpad sync")
+        .append(" subscribes.", "bold")
         .append("\n\n  What was subscribed is forgotten at the end. Ctrl-C ends it.\n", "dim")
     )
 

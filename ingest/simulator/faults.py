@@ -187,7 +187,8 @@ RATES = frozenset(_FIELDS.keys() - _SWITCHES - _LISTS - _SPANS - set(ODDITIES))
 def _wrong(name: str, value: Any) -> str | None:
     if name not in _FIELDS:
         near = get_close_matches(name, _FIELDS, 1)
-        return f"{name}: there is no such fault" + (f": did you mean {near[0]}?" if near else "")
+        mend = f"did you mean {near[0]}?" if near else f"known: {', '.join(_FIELDS)}"
+        return f"{name}: there is no such fault: {mend}"
     if name in _SWITCHES:
         return None if isinstance(value, bool) else f"{name}: true or false, not {value!r}"
     if name in _LISTS:

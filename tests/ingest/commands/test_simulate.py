@@ -111,7 +111,7 @@ def test_what_cannot_be_used_is_told_and_ends_with_2(tmp_path: Path) -> None:
         "  - dropt: there is no such fault: did you mean dropped?",
         "  - limited: a share between 0 and 1, not 2",
     ]
-    for arguments in (("--faults", "none.toml"), ("--secret-file", "none")):
+    for arguments in (("--faults", "none.toml"), ("--secret-file", "none"), ("--to", "none:80")):
         ran = run("simulate", "dialpad", *arguments, cwd=tmp_path)
         assert ran.code == 2
         assert "none" in ran.stderr

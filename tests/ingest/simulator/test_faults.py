@@ -95,6 +95,15 @@ def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_name_like_no_other_lists_all_that_there_are() -> None:
+    with pytest.raises(FaultsError) as error:
+        Faults.of({"x": 1})
+    (told,) = error.value.faults
+    assert told.startswith("x: there is no such fault: known: dropped, repeated, delayed, delay_s,")
+    assert told.endswith("frames_html, frames_odd")
+    assert "counts" not in told
+
+
 @pytest.mark.parametrize("content", [b"dropped =", b"\xff\xfe", b"a = 1\na = 2"])
 def test_what_is_no_toml_is_told(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "faults.toml"
