@@ -49,12 +49,11 @@ def run(main: Callable[[Stopping], Awaitable[None]]) -> int:
     # What is loaded stays; and what a delivery leaves behind has no cycles to look for so often.
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
-    leaving = threading.Timer(_THREADS_S, os._exit, (0,))
+    leaving = threading.Timer(_THREADS_S, _leave)
     leaving.daemon = True
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_with_signals(main))
-            sys.stdout.flush()
             leaving.start()
         except Exception as error:
             faults = _config_error(error)
@@ -64,6 +63,13 @@ def run(main: Callable[[Stopping], Awaitable[None]]) -> int:
             return 1
     leaving.cancel()
     return 0
+
+
+def _leave() -> None:
+    try:
+        sys.stdout.flush()
+    finally:  # nobody may read it, or it may be closed
+        os._exit(0)
 
 
 def _config_error(error: BaseException) -> ConfigError | None:
