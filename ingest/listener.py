@@ -109,7 +109,11 @@ async def listen(service: Service) -> None:
     service.chores.append(listener.look_at_secrets)
     service.troubles.append(listener.troubles)
     async with asyncio.TaskGroup() as tasks:
-        sharing = tasks.create_task(share_work(service, WORK, listener.connections, listener.run))
+        # Frames go to the spool while Kafka is away, and those that come to two listeners have
+        # the same ids: better two than none.
+        sharing = tasks.create_task(
+            share_work(service, WORK, listener.connections, listener.run, goes_on=True)
+        )
         service.started(ROLE)
         await service.stopping.wait()
         sharing.cancel()

@@ -77,6 +77,7 @@ async def share_work(
     wait_s: float = 1.0,
     grace_s: float = GRACE_S,
     session_s: float = SESSION_S,
+    goes_on: bool = False,
 ) -> None:
     """Run ``run`` for each of ``connections`` while this process owns it, until it is cancelled.
 
@@ -86,13 +87,15 @@ async def share_work(
     of for ``session_s`` goes to others, also after it has ended: one that starts again before that
     goes on where it was. While Kafka is away, which `Service.degraded` tells, nobody is sure of
     what is his: the work stops twice the grace before the session is over, and goes on when Kafka
-    is back. Raises ConfigError if the data directory cannot be written.
+    is back. With ``goes_on`` it does not stop, but where another one has taken over meanwhile and
+    Kafka says so: for work that two may do at once, and that must not stand still.
+    Raises ConfigError if the data directory cannot be written.
     """
     works = _Works(service, role, run, grace_s)
     if service.settings.eventlog.kind == "journal":
         await _share_by_lock(service, role, connections, works, wait_s)
     else:
-        await _share_by_group(service, role, connections, works, session_s)
+        await _share_by_group(service, role, connections, works, session_s, goes_on=goes_on)
 
 
 async def _share_by_lock(
@@ -118,7 +121,13 @@ async def _share_by_lock(
 
 
 async def _share_by_group(
-    service: Service, role: str, connections: Sequence[str], works: "_Works", session_s: float
+    service: Service,
+    role: str,
+    connections: Sequence[str],
+    works: "_Works",
+    session_s: float,
+    *,
+    goes_on: bool,
 ) -> None:
     with one_of_several(service.settings.eventlog.path, role) as number:
         member = make_member(
@@ -130,6 +139,7 @@ async def _share_by_group(
             number=number,
             session_s=session_s,
             leave_s=works.leave_s,
+            goes_on=goes_on,
         )
 
         def troubles() -> Sequence[str]:

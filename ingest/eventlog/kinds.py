@@ -85,6 +85,7 @@ def make_member(
     number: int,
     session_s: float,
     leave_s: float,
+    goes_on: bool,
 ) -> "Member":
     """A member of a group on Kafka; ``number``: which one of this data directory."""
     from ingest.eventlog.cluster import client_options  # noqa: PLC0415
@@ -103,4 +104,5 @@ def make_member(
         name=f"{host}-{place}-{number}",
         session_s=session_s,
         leave_s=leave_s,
+        goes_on=goes_on,
     )

@@ -55,6 +55,8 @@ class Member:
     process that lives has it; one that comes back under it gets what it had, and nobody else is
     disturbed. ``session_s``: of whom nothing is heard for so long, the keys go to others, also
     after it has ended. ``leave_s``: `Duty.leave` takes so long at most, less than a session.
+    ``goes_on``: also when it cannot be sure any more, until the group says otherwise: where two at
+    once do no harm, and none would.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Member:
         name: str,
         session_s: float,
         leave_s: float,
+        goes_on: bool = False,
     ) -> None:
         self._options = options
         self._duty = duty
@@ -79,6 +82,7 @@ class Member:
         self._name = name
         self._session_s = session_s
         self._leave_s = leave_s
+        self._goes_on = goes_on
         self._sure_s = session_s - leave_s
         self._loop = asyncio.get_running_loop()
         self._since = self._loop.time()
@@ -208,7 +212,7 @@ class Member:
         """Leave everything when we are no longer sure."""
         while True:
             await asyncio.sleep(max(_LOOK_S / 2, self._heard + self._sure_s - self._loop.time()))
-            if not self.sure and self._taken:
+            if not self.sure and self._taken and not self._goes_on:
                 log.warning("ownership_unsure", role=self._group)
                 await self._leave()
 

@@ -47,9 +47,11 @@ async def opened(settings: Settings) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def sharing(service: Service, run: Run) -> AsyncIterator[None]:
+async def sharing(service: Service, run: Run, *, goes_on: bool = False) -> AsyncIterator[None]:
     task = asyncio.create_task(
-        share_work(service, "poll", CONNECTIONS, run, grace_s=1.0, session_s=SESSION_S)
+        share_work(
+            service, "poll", CONNECTIONS, run, grace_s=1.0, session_s=SESSION_S, goes_on=goes_on
+        )
     )
     try:
         yield
@@ -209,6 +211,28 @@ async def test_alone_without_kafka_the_work_stops_and_goes_on(
     assert events["ownership_unknown"] >= 1
     assert events["ownership_unsure"] == 2
     assert events["unexpected_error"] == 0
+
+
+async def test_work_that_must_not_stand_still_goes_on_without_kafka(
+    proxied_kafka: Cluster, topic_prefix: str, tmp_path: Path
+) -> None:
+    make_topics(proxied_kafka, topic_prefix)
+    floor = Floor()
+    settings = settings_for(proxied_kafka.bootstrap, topic_prefix, tmp_path)
+    async with (
+        opened(settings) as service,
+        sharing(service, floor.run("here"), goes_on=True),
+    ):
+        await until(lambda: floor.all_at_work)
+        proxied_kafka.proxy().refuse()
+        await until(lambda: "ownership_unknown:poll" in service.degraded())
+        await asyncio.sleep(SESSION_S)
+        assert floor.all_at_work
+        proxied_kafka.proxy().restore()
+        await until(lambda: "ownership_unknown:poll" not in service.degraded())
+        await until(lambda: floor.all_at_work)
+    assert floor.at_once == 1
+    assert floor.working.total() == 0
 
 
 async def test_a_short_absence_disturbs_nobody(
