@@ -30,6 +30,7 @@ from ingest.api import ApiError
 from ingest.commands.dialpad_sync import choose
 from ingest.errors import ConfigError
 from ingest.eventlog.ownership import sole_owner
+from ingest.eventlog.segments import sync_folder
 from ingest.providers.dialpad.api import DialpadApi, open_api
 from ingest.providers.dialpad.subscriptions import (
     WEBHOOKS,
@@ -295,11 +296,7 @@ def _write(path: Path, secret: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _clock(seconds: float) -> str:

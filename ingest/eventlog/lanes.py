@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from ingest.errors import PublishError
-from ingest.eventlog.log import Record, Settled
+from ingest.eventlog.log import Receipt, Record, Settled
 
 #: What one commit takes at most.
 GROUP_MAX_RECORDS = 1000
@@ -80,19 +80,7 @@ class Group:
             self._set_timer(deadline)
 
     async def wait(self, deadline: float) -> str:
-        # A future of one's own: who is cancelled must not cancel it for the others.
-        done: asyncio.Future[PublishError | None] = self._loop.create_future()
-
-        def settled(error: PublishError | None) -> None:
-            if not done.done():
-                done.set_result(error)
-
-        self.then(deadline, settled)
-        error = await done
-        if error is not None:
-            # A new one for each: a traceback would keep alive who waited.
-            raise PublishError(error.reason, error.detail)
-        return self.where
+        return await wait_for(self, deadline)
 
     def settle(self, where: str, error: PublishError | None = None) -> None:
         """The commit has ended."""
@@ -121,6 +109,23 @@ class Group:
                 settled(error)
             except Exception as fault:  # noqa: BLE001 - the others must be told all the same
                 self._loop.call_exception_handler({"message": "receipt", "exception": fault})
+
+
+async def wait_for(receipt: Receipt, deadline: float) -> str:
+    """`Receipt.wait`, for whoever has a ``then``."""
+    # A future of one's own: who is cancelled must not cancel it for the others.
+    done: asyncio.Future[PublishError | None] = asyncio.get_running_loop().create_future()
+
+    def settled(error: PublishError | None) -> None:
+        if not done.done():
+            done.set_result(error)
+
+    receipt.then(deadline, settled)
+    error = await done
+    if error is not None:
+        # A new one for each: a traceback would keep alive who waited.
+        raise PublishError(error.reason, error.detail)
+    return receipt.where
 
 
 def size_of(records: Sequence[Record]) -> int:

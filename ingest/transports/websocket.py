@@ -40,6 +40,7 @@ from websockets.protocol import Event as ProtocolEvent
 
 from ingest.delivery import Delivery, Source
 from ingest.errors import PublishError, UnreadableError, VerificationError
+from ingest.eventlog.lanes import wait_for
 from ingest.eventlog.log import Publisher, Receipt, Record, Settled, records_of
 from ingest.logs import Sample
 from ingest.pipeline import Accepted, Pipeline, reject
@@ -190,17 +191,7 @@ class Held:
         self._waiting.append(settled)
 
     async def wait(self, deadline: float) -> str:
-        done: asyncio.Future[PublishError | None] = asyncio.get_running_loop().create_future()
-
-        def settled(error: PublishError | None) -> None:
-            if not done.done():
-                done.set_result(error)
-
-        self.then(deadline, settled)
-        error = await done
-        if error is not None:
-            raise error
-        return self.where
+        return await wait_for(self, deadline)
 
     def settle(self, where: str) -> None:
         self.durable = True
