@@ -49,13 +49,12 @@ def run_everything(settings: Settings, *, demo: bool) -> int:
 
 
 def other_roles(settings: Settings) -> list[Callable[[Service], Coroutine[None, None, None]]]:
-    """What is configured beside the receiver. Raises ConfigError."""
+    """What is configured beside the receiver."""
     # What nobody has configured is not loaded.
     roles: list[Callable[[Service], Coroutine[None, None, None]]] = []
     if any(connection.stream.enabled for connection in settings.connections.values()):
-        from ingest.listener import listen, streamed  # noqa: PLC0415
+        from ingest.listener import listen  # noqa: PLC0415
 
-        streamed(settings)
         roles.append(listen)
     if any(connection.has_key for connection in settings.connections.values()):
         from consumers.poll.role import poll, polled_connections  # noqa: PLC0415

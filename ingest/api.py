@@ -134,6 +134,9 @@ class Facts:
     limits: Limits
     #: What a call that was refused for this reason needs; "" if there is nothing special.
     needs: Callable[[Reason, str], str]
+    #: The header that the key stands in, and what stands before it.
+    key_header: str = "authorization"
+    key_prefix: str = "Bearer "
 
 
 # Rates
@@ -240,7 +243,7 @@ class Api:
         self._http = http
         self._budgets = budgets
         self._deadlines = deadlines
-        self._bearer = _Bearer(connection.key().strip())
+        self._key = _Key(connection.key().strip(), facts)
         self._samples: dict[tuple[str, str], Sample] = {}
 
     def __repr__(self) -> str:
@@ -283,24 +286,24 @@ class Api:
         raise AssertionError
 
     async def _try(self, method: str, call: str, request: Mapping[str, Any]) -> bytes:
-        bearer = self._bearer
+        key = self._key
         answer = await self._exchange(method, call, request)
-        if isinstance(answer, ApiError) and answer.reason == "unauthorized" and self._renew(bearer):
+        if isinstance(answer, ApiError) and answer.reason == "unauthorized" and self._renew(key):
             answer = await self._exchange(method, call, request)
         if isinstance(answer, ApiError):
             raise answer
         return answer
 
-    def _renew(self, used: "_Bearer") -> bool:
+    def _renew(self, used: "_Key") -> bool:
         """Whether there is another key than the one that was refused."""
-        if self._bearer is used:
+        if self._key is used:
             try:
                 key = self._connection.key().strip()
             except ConfigError:
                 return False
             if key != used.key:
-                self._bearer = _Bearer(key)
-        return self._bearer is not used
+                self._key = _Key(key, self._facts)
+        return self._key is not used
 
     async def _exchange(
         self, method: str, call: str, request: Mapping[str, Any]
@@ -315,7 +318,7 @@ class Api:
         try:
             async with (
                 asyncio.timeout(self._deadlines.call_s),
-                self._http.stream(method, auth=self._bearer, **request) as answer,
+                self._http.stream(method, auth=self._key, **request) as answer,
             ):
                 result = await self._read(call, answer)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
@@ -493,17 +496,18 @@ async def walk(
 # Small things
 
 
-class _Bearer(httpx.Auth):
+class _Key(httpx.Auth):
     """Puts the key where it belongs, and hides it from everything that prints variables."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, facts: Facts) -> None:
         self.key = key
+        self._header, self._prefix = facts.key_header, facts.key_prefix
 
     def __repr__(self) -> str:
         return "<key>"
 
     def auth_flow(self, request: httpx.Request) -> Any:
-        request.headers["authorization"] = f"Bearer {self.key}"
+        request.headers[self._header] = f"{self._prefix}{self.key}"
         yield request
 
 

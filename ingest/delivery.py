@@ -1,16 +1,16 @@
 """What a transport hands over, and what a provider makes of it."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NewType, Protocol
+from typing import TYPE_CHECKING, NewType, Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from schemas.event import Event
 
 if TYPE_CHECKING:
-    from ingest.settings import Connection
+    from ingest.settings import Connection, Section
 
 
 class Delivery(Struct, kw_only=True, gc=False):
@@ -28,6 +28,8 @@ class Delivery(Struct, kw_only=True, gc=False):
     hint: str | None = None
 
 
+DAY_MS = 24 * 3600 * 1000
+
 Verified = NewType("Verified", bytes)
 """Bytes that a signature covers. Only `Source.verify` makes them."""
 
@@ -35,6 +37,8 @@ Verified = NewType("Verified", bytes)
 class Source(Protocol):
     """One connection's way of pushing events to us. No I/O, no clock of its own."""
 
+    #: The channel that its events came by when they came over HTTP: ``webhook``, ``notification``.
+    via: str
     #: Names of the headers that sign a body; kept with what cannot be read.
     signing_headers: Sequence[bytes]
 
@@ -76,13 +80,42 @@ class Records(Protocol):
     def calls(self, from_ms: int, to_ms: int, via: str) -> AsyncIterator[Sequence[Event]]:
         """``call.recorded`` of the calls that began in [from, to), a page at a time.
 
-        ``via``: ``poll`` or ``backfill``.
+        Others may be among them. ``via``: ``poll`` or ``backfill``.
         """
         ...
 
     def also(self, what: str, call_ids: Sequence[str], via: str) -> AsyncIterator[Sequence[Event]]:
         """What the setting `poll.also` names; transcripts and recaps of these calls."""
         ...
+
+
+class AgentRecords(Records, Protocol):
+    """The same where a provider keeps its records by agent: they are read agent by agent."""
+
+    def agents(self, via: str) -> AsyncIterator[Sequence[Event]]:
+        """``directory.listed`` of every agent that the key may read now, a page at a time."""
+        ...
+
+    def calls_of(
+        self, agent_id: str, from_ms: int, to_ms: int, via: str
+    ) -> AsyncIterator[Sequence[Event]]:
+        """As `calls`, of one agent. Raises ApiError ``not_found`` if it is gone, or not shared."""
+        ...
+
+    def versions_of(self, agent_id: str, via: str) -> AsyncIterator[Sequence[Event]]:
+        """``change.versioned`` of all versions of an agent, the newest page first."""
+        ...
+
+
+class Signed(Struct, frozen=True):
+    """A payload as a provider would send it."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+T = TypeVar("T")
+Open: TypeAlias = "Callable[[str, Connection], AbstractAsyncContextManager[T]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +125,17 @@ class Provider:
     name: str
     #: Makes the source of a connection that is pushed to us.
     webhook: "Callable[[Connection], Source]"
-    #: Signs a payload as the provider would: (payload, secret) -> body.
-    sign: Callable[[bytes, bytes], bytes]
+    #: Signs a payload as the provider would: (payload, secret).
+    sign: Callable[[bytes, bytes], Signed]
     #: Opens what it has of these for a connection by its name.
-    stream: "Callable[[str, Connection], AbstractAsyncContextManager[Stream]] | None" = None
-    records: "Callable[[str, Connection], AbstractAsyncContextManager[Records]] | None" = None
+    stream: "Open[Stream] | None" = None
+    records: "Open[Records] | None" = None
+    #: The same records, where they are kept by agent.
+    agent_records: "Open[AgentRecords] | None" = None
+    #: What the setting `poll.also` may name.
+    also: Sequence[str] = ()
+    #: The longest stretch of time that its records are asked for at once, in milliseconds. If that
+    #: fails, it is read again as a whole.
+    slice_ms: int = DAY_MS
+    #: The model of the setting `assume`: what the provider's documentation leaves open.
+    assumptions: "type[Section] | None" = None

@@ -121,16 +121,8 @@ async def listen(service: Service) -> None:
 
 
 def streamed(settings: Settings) -> Mapping[str, Connection]:
-    """The connections with `stream.enabled`. Raises ConfigError if a provider has no stream."""
-    found = {name: one for name, one in settings.connections.items() if one.stream.enabled}
-    faults = [
-        f"connections.{name}.stream.enabled: {one.provider} has no websocket: set it to false"
-        for name, one in found.items()
-        if PROVIDERS[one.provider].stream is None
-    ]
-    if faults:
-        raise ConfigError(*faults)
-    return found
+    """The connections with `stream.enabled`."""
+    return {name: one for name, one in settings.connections.items() if one.stream.enabled}
 
 
 class Listener:

@@ -16,7 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from ingest.errors import ConfigError
 
@@ -187,10 +194,31 @@ class Poll(Section):
     lag_s: Annotated[float, Field(ge=0)] = 300.0
     requests_per_s: Annotated[float, Field(gt=0, le=20)] = 5.0
     also: tuple[
-        Literal["transcripts", "recaps", "contacts", "consents", "directory", "duty_status"], ...
+        Literal[
+            "transcripts",
+            "recaps",
+            "contacts",
+            "consents",
+            "directory",
+            "duty_status",
+            "recordings",
+            "versions",
+        ],
+        ...,
     ] = ()
     #: How far back the very first pass reads.
     first_read_s: Seconds = 86_400.0
+
+
+#: Provider → its own defaults of `Poll`.
+_POLL_DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "diallink": {
+        "overlap_s": 600.0,
+        "requests_per_s": 1.0,
+        "also": ("contacts", "directory", "recordings"),
+    },
+    "dialgood": {"requests_per_s": 1.0, "also": ("directory", "versions")},
+}
 
 
 class Subscriptions(Section):
@@ -229,10 +257,24 @@ class Connection(Section):
     stream: Stream = Stream()
     poll: Poll = Poll()
     subscriptions: Subscriptions = Subscriptions()
+    #: What its provider leaves open; the provider's own model has the names and the defaults.
+    assume: dict[str, Any] = {}
     #: For numbers without a country; without it they stay as they are.
     region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
     #: ``exp`` and ``nbf`` are checked if present: a retry of an SMS may be 4 h old.
     claims_leeway_s: Annotated[float, Field(ge=0)] = 18_000.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Put what is usual for its provider where nothing else is said."""
+        if not isinstance(values, dict):
+            return values
+        provider, poll = values.get("provider"), values.get("poll", {})
+        usual = _POLL_DEFAULTS.get(provider) if isinstance(provider, str) else None
+        if usual is None or not isinstance(poll, dict):
+            return values
+        return {**values, "poll": {**usual, **poll}}
 
     @property
     def has_secrets(self) -> bool:
@@ -312,9 +354,9 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
     values = values or {}
     variables = _read_environment(values, environ)
     where = str(named or DEFAULT_FILE)
-    faults = [_fault(error, variables, where) for error in _errors(values)]
+    faults = [_fault(error, variables, where) for error in _errors(Settings, values)]
     faults += _faults_of_kafka(values)
-    faults += _faults_of_connections(values)
+    faults += _faults_of_connections(values, variables, where)
     if faults:
         raise ConfigError(*faults)
     settings = Settings.model_validate(values)
@@ -376,17 +418,27 @@ def _from_text(text: str) -> object:
     return text
 
 
-def _errors(values: dict[str, Any]) -> list[Any]:
+def _errors(model: type[Section], values: dict[str, Any]) -> list[Any]:
     try:
-        Settings.model_validate(values)
+        model.model_validate(values)
     except ValidationError as error:
         return list(error.errors(include_input=False, include_url=False, include_context=True))
     return []
 
 
-def _fault(error: Any, variables: Mapping[tuple[str, ...], str], where: str) -> str:
-    """One line: the key, what is wrong, what to do. Never the value: it may be a secret."""
-    path = tuple(map(str, error["loc"]))
+def _fault(
+    error: Any,
+    variables: Mapping[tuple[str, ...], str],
+    where: str,
+    model: type[Section] = Settings,
+    at: tuple[str, ...] = (),
+) -> str:
+    """One line: the key, what is wrong, what to do. Never the value: it may be a secret.
+
+    ``model``: what was not satisfied; ``at``: where it stands in the settings.
+    """
+    inner = tuple(map(str, error["loc"]))
+    path = (*at, *inner)
     said_by = (
         variable
         for at, variable in variables.items()
@@ -395,19 +447,17 @@ def _fault(error: Any, variables: Mapping[tuple[str, ...], str], where: str) -> 
     source = next(said_by, where)
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), 1, 0.5)
-        mend = (
-            f"did you mean `{near[0]}`?" if near else f"known: {', '.join(_known_keys(path[:-1]))}"
-        )
+        known = _known_keys(model, inner[:-1])
+        near = difflib.get_close_matches(path[-1], known, 1, 0.5)
+        mend = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
         return f"{key} is not known ({source}): {mend}"
     if error["type"] == "missing":
         return f"{key} is missing ({source}): add it"
     return f"{key} ({source}): {error['msg']}"
 
 
-def _known_keys(path: tuple[str, ...]) -> list[str]:
-    """The keys that may stand below ``path``."""
-    model: type[BaseModel] = Settings
+def _known_keys(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """The keys that may stand in ``model`` below ``path``."""
     if path[:1] == ("connections",):
         model, path = Connection, path[2:]
     for part in path:
@@ -458,7 +508,9 @@ def _unreadable(key: str, path: Path | None, error: OSError) -> str:
     return f"{key}: {path} cannot be read ({what})"
 
 
-def _faults_of_connections(values: dict[str, Any]) -> list[str]:
+def _faults_of_connections(
+    values: dict[str, Any], variables: Mapping[tuple[str, ...], str], where: str
+) -> list[str]:
     """What the models cannot see: names, providers, secrets. Beside whatever else is wrong."""
     from ingest.providers import PROVIDERS  # noqa: PLC0415 - loads parsers that few commands need
 
@@ -479,6 +531,20 @@ def _faults_of_connections(values: dict[str, Any]) -> list[str]:
             near = difflib.get_close_matches(connection.provider, PROVIDERS, 1, 0.5)
             mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PROVIDERS)}"
             faults.append(f"{at}.provider: {connection.provider!r} is not known; {mend}")
+            continue
+        provider = PROVIDERS[connection.provider]
+        faults += [
+            f"{at}.poll.also: {provider.name} has no {what}; known: {', '.join(provider.also)}"
+            for what in connection.poll.also
+            if what not in provider.also
+        ]
+        if connection.stream.enabled and provider.stream is None:
+            faults.append(f"{at}.stream.enabled: {provider.name} has no websocket: set it to false")
+        assume, place = provider.assumptions or Section, ("connections", name, "assume")
+        faults += [
+            _fault(error, variables, where, assume, place)
+            for error in _errors(assume, connection.assume)
+        ]
         checks: list[Callable[[], object]] = []
         if connection.has_secrets or connection.stream.enabled or not connection.has_key:
             checks.append(connection.signing_secrets)

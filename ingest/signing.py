@@ -5,8 +5,8 @@ JWS: https://www.rfc-editor.org/rfc/rfc7515
 
 import hashlib
 import hmac
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import orjson
 import pybase64
@@ -21,6 +21,22 @@ _PLUS, _SLASH, _DOT = b"+/."
 
 #: Of SHA-256, in bytes.
 _BLOCK = 64
+
+
+class Verifier(Protocol):
+    """One scheme in which a provider signs a whole body, by headers beside it."""
+
+    #: Names of the headers that it needs, in lower case.
+    headers: Sequence[bytes]
+    #: How many deliveries another secret than the first has signed.
+    former_seen: int
+
+    def verify(self, headers: Mapping[bytes, bytes], body: bytes, now_ms: int) -> None:
+        """Raise VerificationError unless one of the secrets has signed ``body``, and lately.
+
+        ``headers``: names in lower case; of one that came twice, the last. ``now_ms``: our clock.
+        """
+        ...
 
 
 class CompactJws:

@@ -21,7 +21,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from consumers.poll.poller import SOURCE, closing_pages, pause_s
 from consumers.poll.role import memory_path
 from consumers.poll.seen import CALLS, Seen
-from consumers.poll.windows import SLICE_MS
 from ingest.api import ApiError
 from ingest.checkpoints import read_checkpoints
 from ingest.delivery import Records
@@ -173,14 +172,15 @@ class _Work:
         return Seen.nothing()
 
     async def _take_all(self, publisher: Publisher | None) -> None:
-        open_records = PROVIDERS[self._connection.provider].records
+        provider = PROVIDERS[self._connection.provider]
+        open_records = provider.records
         assert open_records is not None
         progressed = self.progressed
         with closing(await self._poller()) as poller:
             try:
                 async with open_records(self._name, self._connection) as records:
                     while not progressed.done:
-                        to_ms = min(progressed.at_ms + SLICE_MS, progressed.to_ms)
+                        to_ms = min(progressed.at_ms + provider.slice_ms, progressed.to_ms)
                         await self._take_slice(records, to_ms, publisher, poller)
                         progressed.at_ms = to_ms
                         self._note()

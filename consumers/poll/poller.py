@@ -34,6 +34,7 @@ from ingest.metrics import (
     TALLIES,
 )
 from ingest.pipeline import store
+from ingest.providers import PROVIDERS
 from ingest.settings import Connection
 from ingest.work import Job
 from schemas.event import Event, id_part
@@ -103,7 +104,10 @@ class Poller:
         checkpoint = job.checkpoint(SOURCE) or {}
         self._mark: str | None = checkpoint.get("cache")
         self._plan = Plan(
-            self._poll, _whole(checkpoint, "watermark_ms"), _whole(checkpoint, "swept_ms")
+            self._poll,
+            _whole(checkpoint, "watermark_ms"),
+            _whole(checkpoint, "swept_ms"),
+            slice_ms=PROVIDERS[connection.provider].slice_ms,
         )
         self._sweep_turn = 0
         #: What is wrong, by the loop.

@@ -9,17 +9,15 @@ later still. So a moment is not read once but again and again:
 
 The watermark is the end of the last near window that was stored as a whole; after a downtime the
 near pass begins there, and the sweep where the last one left off. What is long is read in slices
-of `SLICE_MS`, oldest first, so that a failure costs one slice.
+of the provider's `slice_ms`, oldest first, so that a failure costs one slice.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ingest.delivery import DAY_MS
 from ingest.settings import Poll
-
-#: Dialpad refuses windows of 30 days and more; and a slice that fails is read again as a whole.
-SLICE_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +74,14 @@ class Plan:
     """
 
     def __init__(
-        self, settings: Poll, watermark_ms: int | None = None, swept_ms: int | None = None
+        self,
+        settings: Poll,
+        watermark_ms: int | None = None,
+        swept_ms: int | None = None,
+        *,
+        slice_ms: int = DAY_MS,
     ) -> None:
+        self._slice_ms = slice_ms
         self._every_s = settings.every_s
         self._sweep_every_s = settings.sweep_every_s
         self._overlap_ms = _ms(settings.overlap_s)
@@ -162,7 +166,7 @@ class Plan:
         return Window(
             kind="near",
             from_ms=from_ms,
-            to_ms=min(goal_ms, base_ms + SLICE_MS),
+            to_ms=min(goal_ms, base_ms + self._slice_ms),
             goal_ms=goal_ms,
             begun_s=steady_s,
         )
@@ -174,7 +178,7 @@ class Plan:
             if self.swept_ms is not None:
                 from_ms = min(from_ms, self.swept_ms - self._depth_ms)
             walk = _Walk(from_ms, goal_ms, steady_s)
-        return _slice("sweep", walk)
+        return self._slice("sweep", walk)
 
     def _gap_window(self, ready: Sequence[Gap], steady_s: float) -> Window:
         walk = self._gap
@@ -189,7 +193,17 @@ class Plan:
                 to_ms = max(to_ms, gap.end_ms)
             from_ms = first.from_ms - self._overlap_ms
             walk = _Walk(from_ms, to_ms + 1, steady_s, tuple(together))
-        return _slice("gap", walk)
+        return self._slice("gap", walk)
+
+    def _slice(self, kind: Literal["gap", "sweep"], walk: _Walk) -> Window:
+        return Window(
+            kind=kind,
+            from_ms=walk.at_ms,
+            to_ms=min(walk.goal_ms, walk.at_ms + self._slice_ms),
+            goal_ms=walk.goal_ms,
+            begun_s=walk.begun_s,
+            gaps=walk.gaps,
+        )
 
     def _sweep_due_s(self, goal_ms: int, steady_s: float) -> float:
         if self._sweep_s is not None:
@@ -201,17 +215,6 @@ class Plan:
     @staticmethod
     def _due_s(last_s: float | None, every_s: float, steady_s: float) -> float:
         return 0.0 if last_s is None else last_s + every_s - steady_s
-
-
-def _slice(kind: Literal["gap", "sweep"], walk: _Walk) -> Window:
-    return Window(
-        kind=kind,
-        from_ms=walk.at_ms,
-        to_ms=min(walk.goal_ms, walk.at_ms + SLICE_MS),
-        goal_ms=walk.goal_ms,
-        begun_s=walk.begun_s,
-        gaps=walk.gaps,
-    )
 
 
 def _ms(seconds: float) -> int:

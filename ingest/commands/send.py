@@ -32,9 +32,8 @@ def send_files(
     with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
         for label, payload in _payloads(files):
             try:
-                answer = client.post(
-                    url, content=sign(payload, secret), headers={"content-type": "application/jwt"}
-                )
+                signed = sign(payload, secret)
+                answer = client.post(url, content=signed.body, headers=dict(signed.headers))
             except httpx.HTTPError as error:
                 print(f"{label}: {url} does not answer ({type(error).__name__})", file=sys.stderr)
                 print("  start the receiver with `dialstream up`, or set --to", file=sys.stderr)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from ingest.delivery import Provider
-from ingest.providers import dialpad
+from ingest.providers import dialgood, diallink, dialpad
 
-PROVIDERS: Mapping[str, Provider] = {provider.name: provider for provider in (dialpad.PROVIDER,)}
+PROVIDERS: Mapping[str, Provider] = {
+    provider.name: provider for provider in (dialpad.PROVIDER, diallink.PROVIDER, dialgood.PROVIDER)
+}

@@ -4,16 +4,22 @@ https://developers.dialpad.com/docs/event-subscriptions
 https://developers.dialpad.com/reference
 """
 
-from ingest.delivery import Provider
+from ingest.delivery import Provider, Signed
 from ingest.providers.dialpad.records import open_records
 from ingest.providers.dialpad.stream import open_stream
 from ingest.providers.dialpad.webhook import Webhook
 from ingest.signing import sign_compact_jws
 
+
+def _sign(payload: bytes, secret: bytes) -> Signed:
+    return Signed({"content-type": "application/jwt"}, sign_compact_jws(payload, secret))
+
+
 PROVIDER = Provider(
     name="dialpad",
     webhook=Webhook.of,
-    sign=sign_compact_jws,
+    sign=_sign,
     stream=open_stream,
     records=open_records,
+    also=("transcripts", "recaps", "contacts", "consents", "directory", "duty_status"),
 )

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from msgspec import Meta, MsgspecError, Struct
 from msgspec.json import Decoder
 
+from ingest.fields import MAX_ID, Fields, by_size, time_text
 from ingest.numbers import is_withheld, normalize_number
-from ingest.providers.dialpad.fields import MAX_ID, Fields, by_size, snake_kind, time_text
+from ingest.providers.dialpad.parties import snake_kind
 from ingest.providers.dialpad.tables import CLAIMS, DIRECTIONS, ENDING_STATES, STATES
 from schemas.call import CallState
 from schemas.times import LAST_MS
@@ -312,13 +313,6 @@ def _tells_message(call: CallPayload) -> bool:
         return True
     # By its description this is any call's text; seen is a message's only.
     return bool(call.transcription_text) and call.date_connected is None
-
-
-def unknown_call(call_id: str, state: str) -> dict[str, Any]:
-    """`schemas.call.Call` without ``raw`` of a call of which nothing else is known."""
-    data = call_data(CallPayload(call_id=call_id, state=None), None, [])
-    data["state"] = state
-    return data
 
 
 def _related(call: CallPayload, call_id: str) -> list[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ingest.delivery import Delivery
+from ingest.fields import Fields
 from ingest.providers.dialpad.calls import CallPayload, call_data, patient_call, usual_call
-from ingest.providers.dialpad.fields import Fields
 from ingest.providers.dialpad.others import read_agent, read_change, read_contact, read_message
 from ingest.providers.dialpad.tables import CONTACT_CHANGES, CONTACT_FIELDS
 from schemas.event import Event, digest, id_part

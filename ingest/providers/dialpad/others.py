@@ -9,8 +9,9 @@ https://developers.dialpad.com/docs/change-log-events
 from typing import Any
 
 from ingest.errors import UnreadableError
+from ingest.fields import Fields
 from ingest.numbers import normalize_number
-from ingest.providers.dialpad.fields import Fields, party
+from ingest.providers.dialpad.parties import party
 from ingest.providers.dialpad.tables import (
     AGENT_FIELDS,
     CARD_FIELDS,

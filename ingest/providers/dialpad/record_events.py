@@ -8,26 +8,21 @@ change of the thing itself: the query of a link, where signatures and their time
 in the directory whether somebody is on a call or open just now.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from ingest.errors import UnreadableError
-from ingest.providers.dialpad.calls import record_data, unknown_call
-from ingest.providers.dialpad.fields import (
-    BREAKS_TO_SPACES,
-    Fields,
-    by_size,
-    read_object,
-    snake_kind,
-)
+from ingest.fields import Fields, by_size, read_object
+from ingest.providers.dialpad.calls import record_data
 from ingest.providers.dialpad.others import read_consent, read_contact, read_duty
+from ingest.providers.dialpad.parties import snake_kind
 from ingest.providers.dialpad.tables import TRANSCRIPT_FIELDS
-from ingest.rejects import reject_event
+from ingest.reading import Reading, unknown_call
 from schemas.call import CallState
-from schemas.event import Event, digest, id_part
-from schemas.times import LAST_MS, minute
+from schemas.event import Event, digest
+from schemas.times import LAST_MS
 
 #: Of a call; lists of links, one link, and objects with a `url`.
 _LINKS_OF_CALLS = frozenset(
@@ -62,75 +57,6 @@ _IMAGES = frozenset({"image_url"})
 
 #: Lines of a transcript that somebody spoke; the others are moments and answers of an AI.
 _SPOKEN = (None, "transcript")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One answer of the API: whose it is, how we came to it, and when."""
-
-    connection: str
-    region: str | None
-    #: ``poll`` or ``backfill``.
-    via: str
-    #: Our clock, milliseconds since 1970.
-    read_ms: int
-
-    def events(
-        self, items: Iterable[bytes], read: "Callable[[Reading, Fields], Event | None]"
-    ) -> list[Event]:
-        """What ``read`` makes of each, in their order; a reject of what it cannot read."""
-        found = []
-        for item in items:
-            try:
-                event = read_object(item, self.region, lambda fields: read(self, fields))
-            except UnreadableError as error:
-                found.append(self._reject(item, error))
-                continue
-            if event is not None:
-                event.raw = item.translate(BREAKS_TO_SPACES)
-                found.append(event)
-        return found
-
-    def _reject(self, item: bytes, error: UnreadableError) -> Event:
-        return reject_event(
-            self.connection,
-            error.reason,
-            error.detail,
-            via=self.via,
-            received_ms=self.read_ms,
-            body=item,
-            headers={},
-        )
-
-    def event(
-        self,
-        type_: str,
-        ident: tuple[str | int | None, ...],
-        key: str,
-        data: dict[str, Any],
-        time_ms: int | None,
-        fields: Fields,
-    ) -> Event:
-        """``type_``: subject and what; ``ident``: the id's parts after the connection."""
-        subject_kind, _, _ = type_.partition(".")
-        return Event(
-            type=f"dialstream.{type_}",
-            subject_kind=subject_kind,
-            id=f"dialpad:{self.connection}:" + ":".join(map(id_part, ident)),
-            subject=f"{subject_kind}/{key}",
-            key=f"{self.connection}/{key}",
-            time_ms=time_ms or self.read_ms,
-            recorded_ms=self.read_ms,
-            via=self.via,
-            provider="dialpad",
-            connection=self.connection,
-            data=data,
-            surprises=tuple(fields.surprises),
-        )
-
-    @property
-    def minute(self) -> str:
-        return minute(self.read_ms)
 
 
 def call_recorded(reading: Reading, fields: Fields) -> Event:

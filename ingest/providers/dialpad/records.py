@@ -15,7 +15,6 @@ import structlog
 from ingest.api import ApiError
 from ingest.providers.dialpad.api import DialpadApi, open_api, text_id
 from ingest.providers.dialpad.record_events import (
-    Reading,
     call_center_listed,
     call_recorded,
     consent_changed,
@@ -29,6 +28,7 @@ from ingest.providers.dialpad.record_events import (
     transcript_ready,
     user_listed,
 )
+from ingest.reading import Reading
 from schemas.event import Event
 from schemas.times import now_ms
 
@@ -196,7 +196,7 @@ class DialpadRecords:
         return self._reading(via).events([answer], read)
 
     def _reading(self, via: str) -> Reading:
-        return Reading(self._name, self._region, via, self._now())
+        return Reading("dialpad", self._name, self._region, via, self._now())
 
 
 @asynccontextmanager

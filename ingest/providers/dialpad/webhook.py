@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ingest.delivery import Delivery, Verified
 from ingest.errors import UnreadableError
+from ingest.fields import BREAKS_TO_SPACES, Fields, read_object
 from ingest.providers.dialpad.events import KINDS, classify, usual_call_event
-from ingest.providers.dialpad.fields import BREAKS_TO_SPACES, Fields, read_object
 from ingest.signing import CompactJws, check_claims
 from schemas.event import Event
 
@@ -24,6 +24,7 @@ _LF, _CR = b"\n\r"
 class Webhook:
     """One connection's pushes; the websocket's frames mean the same."""
 
+    via = "webhook"
     signing_headers: Sequence[bytes] = ()
 
     def __init__(

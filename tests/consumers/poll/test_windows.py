@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.poll.windows import SLICE_MS, Gap, Plan, Window
+from consumers.poll.windows import Gap, Plan, Window
 from ingest.settings import Poll
 
 BEGIN_MS = 1_790_000_000_000
@@ -37,7 +37,7 @@ class World:
         found = self.plan.next(self.now_ms, self.steady_s, self.gaps)
         if isinstance(found, Window):
             assert found.from_ms < found.to_ms <= found.goal_ms
-            assert found.to_ms - found.from_ms <= SLICE_MS + self.plan._overlap_ms
+            assert found.to_ms - found.from_ms <= DAY_MS + self.plan._overlap_ms
         return found
 
     def done(self, window: Window) -> None:

@@ -628,6 +628,7 @@ class Instant(Receipt):
 class Broken(Source):
     """Has a fault that nobody foresaw."""
 
+    via = "webhook"
     signing_headers: Sequence[bytes] = ()
     former_seen = None
 

@@ -1284,7 +1284,7 @@ def delivery_of(body: bytes, received_ms: int = NOW_MS) -> Delivery:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_verified_is_what_was_signed(name: str) -> None:
     payload = (SAMPLES_FOLDER / f"{name}.json").read_bytes()
-    delivery = delivery_of(PROVIDER.sign(payload, SECRET))
+    delivery = delivery_of(PROVIDER.sign(payload, SECRET).body)
     verified = SOURCE.verify(delivery)
     assert verified == payload
     assert [event.id for event in SOURCE.normalize(verified, delivery)] == [event_of(payload).id]
@@ -1302,7 +1302,7 @@ def test_what_is_verified_is_what_was_signed(name: str) -> None:
 def test_claims_are_checked_if_present_and_are_no_surprise(
     claims: dict[str, Any], reason: str | None
 ) -> None:
-    delivery = delivery_of(PROVIDER.sign(dump(call(**claims)), SECRET))
+    delivery = delivery_of(PROVIDER.sign(dump(call(**claims)), SECRET).body)
     if reason is None:
         (event,) = SOURCE.normalize(SOURCE.verify(delivery), delivery)
         assert event.surprises == ()
@@ -1313,6 +1313,6 @@ def test_claims_are_checked_if_present_and_are_no_surprise(
 
 
 def test_a_stranger_is_refused() -> None:
-    for body in (b"", dump(call()), PROVIDER.sign(dump(call()), b"another secret")):
+    for body in (b"", dump(call()), PROVIDER.sign(dump(call()), b"another secret").body):
         with pytest.raises(VerificationError):
             SOURCE.verify(delivery_of(body))

@@ -1,16 +1,14 @@
-"""Reading Dialpad's objects: every key optional, every type doubtful, nothing refused for it."""
+"""Reading a provider's objects: every key optional, every type doubtful, nothing refused for it."""
 
 import json
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import orjson
 
 from ingest.errors import UnreadableError
 from ingest.numbers import is_withheld, normalize_number
-from ingest.providers.dialpad.tables import TARGET_KINDS
 from schemas.times import LAST_MS, rfc3339
 
 #: Longer texts are no ids: they would end up in keys and headers.
@@ -197,29 +195,6 @@ class Fields:
     def numbers(self, key: str) -> list[str]:
         texts = self.texts(key)
         return [normalize_number(text, self.region) for text in texts if not is_withheld(text)]
-
-
-def party(who: Fields, number_raw: str | None) -> dict[str, Any]:
-    """`schemas.base.Party` of a Dialpad target or contact, with the number that is its own here."""
-    withheld = number_raw is not None and is_withheld(number_raw)
-    number = None if number_raw is None or withheld else normalize_number(number_raw, who.region)
-    kind = who.text("type")
-    return {
-        "kind": None if kind is None else snake_kind(kind),
-        "id": who.id("id"),
-        "name": who.text("name"),
-        "email": who.text("email"),
-        "number": number,
-        "number_raw": number_raw,
-        "withheld": withheld,
-    }
-
-
-@lru_cache(maxsize=256)
-def snake_kind(word: str) -> str:
-    """`CallCenter`, `callcenter` and `call_center` are one kind."""
-    plain = word.replace("_", "").lower()
-    return TARGET_KINDS.get(plain, plain)
 
 
 def id_text(value: object, *, exact: bool = False) -> str | None:
