@@ -1,5 +1,6 @@
 """Gaps: stretches of time in which a channel was deaf, told when they begin and once read back."""
 
+from ingest.derived import derived_event
 from schemas.event import Event
 from schemas.times import rfc3339
 
@@ -20,17 +21,13 @@ def gap_event(
     while it lasts.
     """
     what = "opened" if found is None else "closed"
-    return Event(
-        type=f"dialstream.gap.{what}",
-        subject_kind="gap",
-        id=f"gap:{connection}:{channel}:{from_ms}:{what}",
+    return derived_event(
+        connection,
+        f"gap.{what}",
+        f"gap:{connection}:{channel}:{from_ms}:{what}",
         subject=f"gap/{channel}",
         key=connection,
-        time_ms=now_ms,
-        recorded_ms=now_ms,
-        via="derived",
-        provider="dialstream",
-        connection=connection,
+        at_ms=now_ms,
         data={
             "channel": channel,
             "from": rfc3339(from_ms),

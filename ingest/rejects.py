@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pybase64
 
+from ingest.derived import derived_event
 from schemas.event import Event, digest_of_bytes
 from schemas.times import rfc3339
 
@@ -21,17 +22,13 @@ def reject_event(
 ) -> Event:
     """The reject of ``body``; of a body that is too large, its first ``kept_bytes``."""
     digest = digest_of_bytes(body)
-    return Event(
-        type=f"dialstream.reject.{reason}",
-        subject_kind="reject",
-        id=f"reject:{connection}:{reason}:{digest}",
+    return derived_event(
+        connection,
+        f"reject.{reason}",
+        f"reject:{connection}:{reason}:{digest}",
         subject=f"reject/{digest}",
         key=connection,
-        time_ms=received_ms,
-        recorded_ms=received_ms,
-        via="derived",
-        provider="dialstream",
-        connection=connection,
+        at_ms=received_ms,
         data={
             "reason": reason,
             "detail": detail,
