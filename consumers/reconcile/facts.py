@@ -82,6 +82,8 @@ class CallFact(Struct, gc=False, kw_only=True):
     time_ms: int
     at_ms: int
     call: CallData
+    #: Of a record, the whole event as it stands on the log: a lost push is mended from it.
+    value: bytes | None = None
 
     @property
     def is_record(self) -> bool:
@@ -169,15 +171,17 @@ def read_fact(stored: StoredRecord) -> Fact | None:
 
 def _call_fact(stored: StoredRecord, value: bytes) -> CallFact:
     event = _decode_call(value)
+    what = event.type.rpartition(".")[2]
     return CallFact(
         id=event.id,
         provider=event.provider,
         connection=event.connection,
-        what=event.type.rpartition(".")[2],
+        what=what,
         via=event.via,
         time_ms=ms_of(event.time),
         at_ms=_at_ms(stored, ms_of(event.recordedtime)),
         call=event.data,
+        value=value if what == "recorded" else None,
     )
 
 

@@ -59,6 +59,18 @@ class Side(Struct, gc=False, kw_only=True):
     settled_at_ms: int | None = None
 
 
+class Given(Struct, gc=False, frozen=True):
+    """A verdict that was given."""
+
+    n: int
+    word: str
+    #: The event's.
+    id: str
+    #: Of what it says, but for `n` and what it revises.
+    digest: str
+    at_ms: int
+
+
 class Leg(Struct, kw_only=True):
     """A leg and all that is known of it. Order the facts with `add`, never by hand."""
 
@@ -69,6 +81,10 @@ class Leg(Struct, kw_only=True):
     facts: list[CallFact] = []
     #: How many came when there were MAX_FACTS already.
     surplus: int = 0
+    #: Within the connection, oldest first.
+    verdicts: list[Given] = []
+    #: Whether its lost ending was published.
+    mended: bool = False
 
     def add(self, fact: CallFact) -> bool:
         """Whether it is a new one."""

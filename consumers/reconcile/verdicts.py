@@ -1,0 +1,245 @@
+"""Verdicts within a connection: what was pushed of a leg against the provider's own record of it.
+
+No I/O, and no clock of its own. A leg is judged from `settle_s` after its end on. That one side is
+missing is said only when it cannot come any more: of a record, once the provider's list was read
+up to the leg's end (or `hold_max_s` after it, which is itself a gap); of a push, at once, since
+nothing tells when pushes have been read. Each later fact may revise it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from consumers.reconcile.legs import Given, Leg, Side, is_push, pushed, recorded
+from ingest.derived import derived_event
+from schemas.event import Event, digest, id_part
+from schemas.times import rfc3339
+
+Word: TypeAlias = Literal[
+    "matched", "late", "push_missing", "record_missing", "mismatch", "ambiguous"
+]
+
+#: Verdicts that say that one side is not there.
+ABSENCES = frozenset({"push_missing", "record_missing"})
+
+#: Provider → its own word for the end of a call; part of the id of an ending that we mend.
+_ENDING_WORDS: Mapping[str, str] = {"dialpad": "hangup", "diallink": "call.completed"}
+
+
+class Rules(Struct, frozen=True, kw_only=True):
+    """The settings of `[reconcile]`, in milliseconds where they are spans of time."""
+
+    settle_ms: int = 900_000
+    hold_max_ms: int = 21_600_000
+    start_tolerance_ms: int = 15_000
+    duration_tolerance_s: float = 3.0
+    duration_tolerance_ratio: float = 0.05
+
+
+class Judgement(Struct, kw_only=True):
+    """What is to be said of a leg."""
+
+    word: Word
+    reason: str | None = None
+    differences: list[dict[str, Any]] = []
+
+
+class Wait(Struct, frozen=True):
+    """Nothing can be said yet: ask again at that time, or when the list was read further."""
+
+    #: The log's clock, milliseconds since 1970; None: not before there is another fact.
+    until_ms: int | None
+
+
+#: (start, end) of a leg, milliseconds since 1970 → whether its record would have been read.
+Passed: TypeAlias = Callable[[int | None, int], bool]
+
+
+def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | Wait:
+    """The verdict that a leg deserves at ``clock_ms``, the log's clock.
+
+    A pure function of the leg's facts, the clock and the watermark.
+    """
+    push, record = pushed(leg), recorded(leg)
+    if record is not None and not record.settled:
+        record = None  # what still runs is no witness
+    sides = [side for side in (push, record) if side is not None and side.settled]
+    if not sides:
+        return _unsettled(leg, clock_ms, rules)
+    end_ms = min(_end_ms(side) for side in sides)
+    if clock_ms < end_ms + rules.settle_ms:
+        return Wait(end_ms + rules.settle_ms)
+    if record is None:
+        assert push is not None
+        return _without_record(push, end_ms, clock_ms, passed, rules)
+    if push is None or not push.settled:
+        reason = "never_pushed" if push is None else "ending_missing"
+        return Judgement(word="push_missing", reason=reason)
+    found = differences(push, record, rules)
+    if found:
+        return Judgement(word="mismatch", reason=_fields_of(found), differences=found)
+    was_absent = any(given.word in ABSENCES for given in leg.verdicts)
+    return Judgement(word="late" if was_absent else "matched")
+
+
+def _unsettled(leg: Leg, clock_ms: int, rules: Rules) -> Judgement | Wait:
+    """Nobody has said how the leg ended. If its ending was lost it waits as long as any call."""
+    pushes = [fact.at_ms for fact in leg.facts if is_push(fact)]
+    if not pushes:
+        return Wait(None)
+    last_ms = max(pushes) + rules.hold_max_ms
+    if clock_ms < last_ms:
+        return Wait(last_ms)
+    return Judgement(word="record_missing", reason="ending_missing")
+
+
+def _without_record(
+    push: Side, end_ms: int, clock_ms: int, passed: Passed, rules: Rules
+) -> Judgement | Wait:
+    if passed(push.started_ms, end_ms):
+        return Judgement(word="record_missing", reason="not_listed")
+    if clock_ms >= end_ms + rules.hold_max_ms:
+        return Judgement(word="record_missing", reason="list_not_read")
+    return Wait(end_ms + rules.hold_max_ms)
+
+
+def _end_ms(side: Side) -> int:
+    """When it ended. Not after we had heard of it, whatever the provider's clock says."""
+    assert side.settled_at_ms is not None
+    if side.ended_ms is None:
+        return side.settled_at_ms
+    return min(side.ended_ms, side.settled_at_ms)
+
+
+def differences(push: Side, record: Side, rules: Rules) -> list[dict[str, Any]]:
+    """Every field that the two sides tell differently, beyond what is tolerated.
+
+    Like is compared with like, and only what both sides have. The ledger takes the record's times
+    and lengths: they are what the provider settled on.
+    """
+    found = []
+    if push.started_ms is not None and record.started_ms is not None:
+        apart_ms = abs(push.started_ms - record.started_ms)
+        if apart_ms > rules.start_tolerance_ms:
+            found.append(
+                _difference(
+                    "started_at",
+                    rfc3339(push.started_ms),
+                    rfc3339(record.started_ms),
+                    rules.start_tolerance_ms / 1000,
+                )
+            )
+    for name in ("total_duration_s", "talk_duration_s"):
+        ours, theirs = getattr(push, name), getattr(record, name)
+        if ours is None or theirs is None:
+            continue
+        tolerance_s = max(
+            rules.duration_tolerance_s, rules.duration_tolerance_ratio * max(ours, theirs)
+        )
+        if not abs(ours - theirs) <= tolerance_s:
+            found.append(_difference(name, ours, theirs, round(tolerance_s, 3)))
+    if "unknown" not in (push.direction, record.direction) and push.direction != record.direction:
+        found.append(_difference("direction", push.direction, record.direction, None))
+    numbers = push.external.number, record.external.number
+    if None not in numbers and numbers[0] != numbers[1]:
+        found.append(_difference("external.number", *numbers, None))
+    return found
+
+
+def _difference(field: str, pushed: Any, recorded: Any, tolerance: float | None) -> dict[str, Any]:
+    return {
+        "field": field,
+        "pushed": pushed,
+        "recorded": recorded,
+        "tolerance": tolerance,
+        "taken": recorded,
+    }
+
+
+def _fields_of(differences: list[dict[str, Any]]) -> str:
+    return ",".join(difference["field"] for difference in differences)
+
+
+def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Given] | None:
+    """The event, and what to remember of it; None if that was said already.
+
+    ``at_ms``: the log's clock at which it became due.
+    """
+    push, record = pushed(leg), recorded(leg)
+    sides = [side for side in (record, push) if side is not None]
+    started_ms = next((side.started_ms for side in sides if side.started_ms is not None), None)
+    has_push, has_record = push is not None, record is not None and record.settled
+    data: dict[str, Any] = {
+        "verdict": judgement.word,
+        "call_id": leg.call_id,
+        "conversation_id": _conversation_hint(leg),
+        "pushed_call_id": leg.call_id if has_push else None,
+        "recorded_call_id": leg.call_id if has_record else None,
+        "pushed_connection": leg.connection,
+        "recorded_connection": leg.connection,
+        "started_at": None if started_ms is None else rfc3339(started_ms),
+        "reason": judgement.reason,
+        "differences": judgement.differences,
+        "candidates": [],
+    }
+    said = digest(data)
+    last = leg.verdicts[-1] if leg.verdicts else None
+    if last is not None and last.digest == said:
+        return None
+    n = 1 if last is None else last.n + 1
+    data |= {"n": n, "revises": None if last is None else last.id}
+    ident = ":".join(
+        map(id_part, (leg.connection, leg.call_id, leg.connection, str(n), digest(data)))
+    )
+    event = derived_event(
+        leg.connection,
+        f"verdict.{judgement.word}",
+        f"verdict:{ident}",
+        subject=f"call/{leg.call_id}",
+        key=f"{leg.connection}/{leg.call_id}",
+        at_ms=at_ms,
+        data=data,
+    )
+    return event, Given(n, judgement.word, event.id, said, at_ms)
+
+
+def _conversation_hint(leg: Leg) -> str:
+    """The smallest id that its facts name, by length and then text."""
+    return min(
+        (fact.call.conversation_id for fact in leg.facts), key=lambda text: (len(text), text)
+    )
+
+
+def mended_ending(leg: Leg, at_ms: int) -> Event:
+    """``call.ended`` in the place of a lost push, made of the record's event.
+
+    ``at_ms``: the log's clock at which it became due. Readers of final states, who get both should
+    the push still come, drop repeats by subject and type.
+    """
+    records = [fact for fact in leg.facts if fact.is_record and fact.value is not None]
+    record = max(records, key=lambda fact: (fact.at_ms, fact.id))
+    assert record.value is not None
+    envelope = msgspec.json.decode(record.value, type=dict[str, msgspec.Raw])
+    fields = msgspec.json.decode(envelope["data"], type=dict[str, msgspec.Raw])
+    raw = bytes(fields.pop("raw"))
+    data = {name: orjson.loads(value) for name, value in fields.items()}
+    word = _ENDING_WORDS.get(leg.provider, "ended")
+    data |= {"state": "ended", "provider_state": word}
+    ident = ("call", leg.call_id, word, "backfilled")
+    return Event(
+        type="dialstream.call.ended",
+        subject_kind="call",
+        id=f"{leg.provider}:{leg.connection}:" + ":".join(map(id_part, ident)),
+        subject=f"call/{leg.call_id}",
+        key=f"{leg.connection}/{leg.call_id}",
+        time_ms=record.time_ms,
+        recorded_ms=at_ms,
+        via="backfill",
+        provider=leg.provider,
+        connection=leg.connection,
+        data=data,
+        raw=raw,
+    )
