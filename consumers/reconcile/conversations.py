@@ -1,0 +1,282 @@
+"""Conversations: which legs belong together, and the one record of them. No I/O, and no clock.
+
+No single id stands on every leg of a conversation, so legs are united by all that they name. Every
+id that is named is a node, seen or not, and the smallest one of a set is its name: so the result
+does not depend on the order in which links become known.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import orjson
+from msgspec import Struct
+
+from consumers.reconcile.facts import NOBODY, CallFact, Who
+from consumers.reconcile.legs import (
+    ARTEFACTS,
+    Leg,
+    Side,
+    endings_of,
+    is_push,
+    pushed,
+    recorded,
+)
+from ingest.fields import by_size
+from schemas.times import rfc3339
+
+N = TypeVar("N", int, float)
+
+#: Conversations have a handful; what would unite more is a fault of somebody's, and is flagged.
+MAX_LEGS = 200
+
+
+class Threads:
+    """Which ids belong together, in one connection: disjoint sets, named by their smallest id."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+        self._size: dict[str, int] = {}
+        #: Names of sets that would not be united any more.
+        self.full: set[str] = set()
+
+    def name(self, ident: str) -> str:
+        """The name of the set that ``ident`` is in; its own if it was never linked."""
+        root = ident
+        while (above := self._parent.get(root, root)) != root:
+            root = above
+        while (above := self._parent.get(ident, ident)) != root:
+            self._parent[ident], ident = root, above
+        return root
+
+    def link(self, one: str, other: str) -> str | None:
+        """Put two ids into one set; the name that has ceased to be one, None if nothing changed."""
+        keeps, ceases = sorted((self.name(one), self.name(other)), key=by_size)
+        if keeps == ceases:
+            return None
+        size = self._size.get(keeps, 1) + self._size.get(ceases, 1)
+        if size > MAX_LEGS:
+            self.full |= {keeps, ceases}
+            return None
+        self._parent[ceases] = keeps
+        self._size[keeps] = size
+        self._size.pop(ceases, None)
+        if ceases in self.full:
+            self.full.remove(ceases)
+            self.full.add(keeps)
+        return ceases
+
+    def forget(self, idents: Iterable[str]) -> None:
+        """Drop a whole set, of which nothing more is expected."""
+        for ident in idents:
+            self._parent.pop(ident, None)
+            self._size.pop(ident, None)
+            self.full.discard(ident)
+
+
+class Counterpart(Struct, gc=False, frozen=True, order=True):
+    """The same call at another connection."""
+
+    connection: str
+    call_id: str
+
+
+def ledger_row(
+    name: str,
+    legs: Sequence[Leg],
+    *,
+    clock_ms: int,
+    settle_ms: int,
+    merged_from: Sequence[str] = (),
+    flags: Sequence[str] = (),
+    verdicts: Sequence[str] = (),
+    counterparts: Sequence[Counterpart] = (),
+) -> dict[str, Any]:
+    """`schemas.conversation.Conversation` of these legs as it stands at ``clock_ms``.
+
+    Times and lengths are those of the provider's record where there is one, states those of the
+    pushes.
+    """
+    truths = sorted(
+        ((truth(leg), leg) for leg in legs),
+        key=lambda pair: (pair[0].started_ms or pair[1].first_at_ms, by_size(pair[1].call_id)),
+    )
+    sides = [side for side, _ in truths]
+    over = all(side.settled for side in sides)
+    ended_ms = _greatest(side.ended_ms for side in sides) if over else None
+    started_ms = _least(side.started_ms for side in sides)
+    connected_ms = _least(side.connected_ms for side in sides)
+    direction = next((s.direction for s in sides if s.direction != "unknown"), "unknown")
+    external = next((s.external for s in sides if s.external != NOBODY), NOBODY)
+    settled_ms = _greatest(_ended_ms(side) for side in sides)
+    total_s = None
+    if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
+        total_s = (ended_ms - started_ms) / 1000
+    facts = [fact for leg in legs for fact in leg.facts]
+    return {
+        "conversation_id": name,
+        "call_ids": [leg.call_id for _, leg in truths],
+        "legs": [_leg_row(side, leg) for side, leg in truths],
+        "direction": direction,
+        "external": _party(external),
+        "started_at": _time(started_ms),
+        "connected_at": _time(connected_ms),
+        "ended_at": _time(ended_ms),
+        "outcome": _outcome(sides) if over else None,
+        "talk_duration_s": _talk_s(sides) if over else None,
+        "total_duration_s": total_s,
+        "recordings": _recordings(facts),
+        "voicemail": _last(facts, "voicemail"),
+        "transcript": _last(facts, "transcript"),
+        "recap": _last(facts, "recap"),
+        "flags": sorted({*flags, *(flag for leg in legs for flag in flags_of(leg))}),
+        "verdicts": sorted({*verdicts, *(leg.verdicts[-1].id for leg in legs if leg.verdicts)}),
+        "counterparts": [
+            {"connection": each.connection, "call_id": each.call_id}
+            for each in sorted(set(counterparts))
+        ],
+        "seen_by": [
+            {"connection": connection, "via": via}
+            for connection, via in sorted({(fact.connection, fact.via) for fact in facts})
+        ],
+        "merged_from": sorted(merged_from, key=by_size),
+        "complete": over and settled_ms is not None and clock_ms >= settled_ms + settle_ms,
+    }
+
+
+def complete_at_ms(legs: Sequence[Leg], settle_ms: int) -> int | None:
+    """When their row becomes complete if nothing more comes; None if one still runs."""
+    ends = [_ended_ms(truth(leg)) for leg in legs]
+    known = [end_ms for end_ms in ends if end_ms is not None]
+    return max(known) + settle_ms if known and len(known) == len(ends) else None
+
+
+def truth(leg: Leg) -> Side:
+    """A leg as the ledger has it: the record's word where it has one, else the pushes'."""
+    push, record = pushed(leg, mended=True), recorded(leg)
+    if push is None or record is None or not record.settled:
+        return push or record or Side()
+    taken = Side()
+    for name in Side.__struct_fields__:
+        ours, theirs = getattr(push, name), getattr(record, name)
+        setattr(taken, name, ours if theirs in (None, "unknown", NOBODY) else theirs)
+    taken.settled = True
+    taken.settled_at_ms = _least((push.settled_at_ms, record.settled_at_ms))
+    return taken
+
+
+def flags_of(leg: Leg) -> Iterator[str]:
+    """What is odd about a leg's facts; nothing is dropped for it."""
+    pushes = [fact for fact in leg.facts if is_push(fact) and fact.what not in ARTEFACTS]
+    endings = [fact for fact in endings_of(pushes) if fact.what in ("ended", "missed", "blocked")]
+    if endings:
+        first = endings[0]
+        if any(
+            fact.what == "connected" and (fact.time_ms, fact.id) > (first.time_ms, first.id)
+            for fact in pushes
+        ):
+            yield "impossible_order"
+        ends = {fact.call.ended_at for fact in endings if fact.call.ended_at is not None}
+        if len(ends) > 1:
+            yield "second_ending"
+    if any(
+        fact.call.started_at is not None
+        and fact.call.ended_at is not None
+        and fact.call.ended_at < fact.call.started_at
+        for fact in leg.facts
+    ):
+        yield "ended_before_start"
+    if leg.surplus:
+        yield "too_many_events"
+
+
+def _ended_ms(side: Side) -> int | None:
+    """When it ended, not after we had heard of it; None if it has not."""
+    if not side.settled:
+        return None
+    return _least((side.ended_ms, side.settled_at_ms))
+
+
+def _leg_row(side: Side, leg: Leg) -> dict[str, Any]:
+    states = {(fact.time_ms, fact.what) for fact in leg.facts if not fact.is_record}
+    return {
+        "call_id": leg.call_id,
+        "connection": leg.connection,
+        "target": _party(side.target),
+        "states": [{"state": what, "at": rfc3339(at_ms)} for at_ms, what in sorted(states)],
+        "outcome": side.outcome,
+        "ring_duration_s": side.ring_duration_s,
+        "talk_duration_s": side.talk_duration_s,
+        "hold_duration_s": side.hold_duration_s,
+        "total_duration_s": side.total_duration_s,
+    }
+
+
+def _party(who: Who) -> dict[str, Any]:
+    return {name: getattr(who, name) for name in Who.__struct_fields__}
+
+
+#: What a conversation came to is the first of these that one of its legs came to.
+_OUTCOMES = (
+    "answered",
+    "voicemail",
+    "blocked",
+    "abandoned",
+    "busy",
+    "failed",
+    "missed",
+    "unanswered",
+    "unknown",
+)
+
+
+def _outcome(sides: Sequence[Side]) -> str | None:
+    found = {side.outcome for side in sides}
+    return next((outcome for outcome in _OUTCOMES if outcome in found), None)
+
+
+def _talk_s(sides: Sequence[Side]) -> float | None:
+    """How long people talked: a queue's leg lasts while its operator's does."""
+    people = [s.talk_duration_s for s in sides if s.target.kind == "user" and s.talk_duration_s]
+    if people:
+        return round(sum(people), 3)
+    return _greatest(side.talk_duration_s for side in sides)
+
+
+def _recordings(facts: Sequence[CallFact]) -> list[Any]:
+    """Each recording once, as it was told last."""
+    found: dict[str, Any] = {}
+    for fact in sorted(facts, key=lambda fact: (fact.time_ms, fact.id)):
+        for item in fact.call.recordings:
+            recording = orjson.loads(bytes(item))
+            ident = recording.get("recording_id") or recording.get("url") or bytes(item).decode()
+            found[ident] = recording
+    return [found[ident] for ident in sorted(found, key=by_size)]
+
+
+def _last(facts: Sequence[CallFact], name: str) -> Any:
+    """What was told last of an artefact. Transcripts and recaps come in parts; richest wins."""
+    told = [
+        (fact.time_ms, fact.id, getattr(fact.call, name))
+        for fact in facts
+        if getattr(fact.call, name) is not None
+    ]
+    if not told:
+        return None
+    merged: dict[str, Any] = {}
+    for _, _, value in sorted(told, key=lambda each: each[:2]):
+        for key, part in orjson.loads(bytes(value)).items():
+            if part or key not in merged:
+                merged[key] = part
+    return merged
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)
+
+
+def _least(values: Iterable[N | None]) -> N | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _greatest(values: Iterable[N | None]) -> N | None:
+    return max((value for value in values if value is not None), default=None)
