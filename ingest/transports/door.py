@@ -23,8 +23,8 @@ class Door:
         self.name = name
         #: May be replaced, when secrets are read again.
         self.source = source
+        self.via = via
         self.tally = TALLIES.of(name, via)
-        self._via = via
         self._samples: dict[str, Sample] = {}
         self._debugging = log.is_enabled_for(logging.DEBUG)
 
@@ -45,7 +45,7 @@ class Door:
         say(
             line,
             connection=self.name,
-            via=self._via,
+            via=self.via,
             kind=accepted.events[0].type,
             ids=short_id(accepted.events[0].id),
             outcome=accepted.outcome,
@@ -69,7 +69,7 @@ class Door:
             log.warning(
                 line,
                 connection=self.name,
-                via=self._via,
+                via=self.via,
                 reason=reason,
                 size_bytes=size_bytes,
                 duration_ms=None if taken_s is None else round(taken_s * 1000, 1),

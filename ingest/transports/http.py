@@ -110,7 +110,7 @@ class Hooks:
 
         ``dormant``: names that were connections until lately; 404 would be final for them.
         """
-        self.doors = {name: Door(name, source, "webhook") for name, source in sources.items()}
+        self.doors = {name: Door(name, source, source.via) for name, source in sources.items()}
         self.dormant = frozenset(dormant)
         self._routes.clear()
 
@@ -196,7 +196,7 @@ class Exchange(Struct):
         pieces = self.pieces
         return Delivery(
             connection=self.door.name,
-            via="webhook",
+            via=self.door.via,
             headers=self.headers,
             body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
             received_ms=received_ms,
