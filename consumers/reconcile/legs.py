@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from consumers.reconcile.completeness import Share
 from consumers.reconcile.facts import NOBODY, CallFact, Who, ms_of
 
 #: After one of these a leg is over.
@@ -85,6 +86,10 @@ class Leg(Struct, kw_only=True):
     verdicts: list[Given] = []
     #: Whether its lost ending was published.
     mended: bool = False
+    #: What it adds to the completeness of its hour.
+    share: Share | None = None
+    #: When it is judged next, by the log's clock.
+    wake_ms: int | None = None
 
     def add(self, fact: CallFact) -> bool:
         """Whether it is a new one."""

@@ -25,6 +25,9 @@ Word: TypeAlias = Literal[
 #: Verdicts that say that one side is not there.
 ABSENCES = frozenset({"push_missing", "record_missing"})
 
+#: Why a record is missing when nobody has looked for it in time; that is a gap, too.
+LIST_NOT_READ = "list_not_read"
+
 #: Provider → its own word for the end of a call; part of the id of an ending that we mend.
 _ENDING_WORDS: Mapping[str, str] = {"dialpad": "hangup", "diallink": "call.completed"}
 
@@ -52,6 +55,8 @@ class Wait(Struct, frozen=True):
 
     #: The log's clock, milliseconds since 1970; None: not before there is another fact.
     until_ms: int | None
+    #: The end of the leg, where only a list that was read up to it can tell before that time.
+    end_ms: int | None = None
 
 
 #: (start, end) of a leg, milliseconds since 1970 → whether its record would have been read.
@@ -102,8 +107,8 @@ def _without_record(
     if passed(push.started_ms, end_ms):
         return Judgement(word="record_missing", reason="not_listed")
     if clock_ms >= end_ms + rules.hold_max_ms:
-        return Judgement(word="record_missing", reason="list_not_read")
-    return Wait(end_ms + rules.hold_max_ms)
+        return Judgement(word="record_missing", reason=LIST_NOT_READ)
+    return Wait(end_ms + rules.hold_max_ms, end_ms)
 
 
 def _end_ms(side: Side) -> int:

@@ -1,0 +1,386 @@
+"""Reconciliation as a function: facts in, records out, and when to be woken. No I/O, and no clock.
+
+Facts come in the order of the log's clock. Between two of them everything that has become due is
+worked off at the time at which it became due, so what comes out is a function of the facts alone:
+whoever reads the same log writes the same, byte for byte, however it was cut into reads.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from consumers.reconcile.completeness import (
+    HOUR_MS,
+    Hour,
+    Share,
+    completeness_event,
+    share_of,
+)
+from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
+from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
+from consumers.reconcile.legs import Leg, pushed, recorded
+from consumers.reconcile.verdicts import Judgement, Rules, Wait, judge, mended_ending, verdict_event
+from ingest.derived import derived_event
+from ingest.eventlog.log import Record, records_of
+from schemas.event import CONTENT_TYPE, Event, digest, id_part
+
+#: A conversation's row is written so often at most, by the log's clock.
+ROW_EVERY_MS = 1_000
+
+#: An hour is measured again so often at most.
+HOUR_EVERY_MS = 60_000
+
+Kind: TypeAlias = Literal["leg", "conversation", "hour"]
+
+Key: TypeAlias = tuple[str, str]
+"""Connection, and what it is within it."""
+
+
+class Conversation(Struct, kw_only=True):
+    """What is remembered of a conversation beside its legs."""
+
+    connection: str
+    #: The smallest id that any of its legs names.
+    name: str
+    #: Every id that belongs to it, heard of or only named, and those that were heard of.
+    idents: list[str] = []
+    call_ids: list[str] = []
+    #: Names that it had, or that others had which it has taken in.
+    merged_from: list[str] = []
+    #: Digest of the row that was written last.
+    said: str = ""
+    #: Names under which rows were written that are none any more.
+    to_bury: list[str] = []
+    wake_ms: int | None = None
+
+
+class Store(Protocol):
+    """Where what is remembered lies. Whatever was got or put may be changed and put again."""
+
+    def leg(self, key: Key) -> Leg | None: ...
+    def put_leg(self, leg: Leg) -> None: ...
+    def conversation(self, key: Key) -> Conversation | None: ...
+    def put_conversation(self, conversation: Conversation) -> None: ...
+    def drop_conversation(self, key: Key) -> None: ...
+    def hour(self, key: Key) -> Hour | None: ...
+    def put_hour(self, hour: Hour) -> None: ...
+
+
+class Watermark(Struct, kw_only=True):
+    """How far a connection's own list was read."""
+
+    #: All calls that ended before it, and lasted no longer than the near pass reaches back.
+    near_ms: int = 0
+    #: All calls that ended before it.
+    swept_ms: int = 0
+
+
+class Core:
+    """The reconciliation of connections that have to do with each other.
+
+    Hand in facts with `take`, in the order of the log's clock; say with `advance` how far that has
+    come. What is to be written gathers in `out`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rules: Rules,
+        *,
+        connections: Iterable[str],
+        judged: Mapping[str, int],
+        since_ms: int,
+    ) -> None:
+        """Whose conversations are kept, and whose calls are judged.
+
+        ``judged``: connections that are both pushed and read back → how far a near pass reaches
+        back, in milliseconds. Calls that began before ``since_ms`` are not judged.
+        """
+        self._store = store
+        self._rules = rules
+        self._connections = frozenset(connections)
+        self._judged = judged
+        self._since_ms = since_ms
+        #: The log's clock: everything that was due until then was worked off.
+        self.clock_ms = 0
+        #: Taken and emptied by whoever writes them.
+        self.out: list[Record] = []
+        self.watermarks: dict[str, Watermark] = {}
+        self._threads: dict[str, Threads] = {name: Threads() for name in self._connections}
+        self._timers: list[tuple[int, Kind, Key]] = []
+        #: Legs that wait until the list was read up to their end, earliest first.
+        self._waiting: dict[str, list[tuple[int, str]]] = {name: [] for name in judged}
+
+    def take(self, fact: Fact) -> None:
+        """Work off what was due before the fact, then take it in. Facts come in their order."""
+        self.advance(fact.at_ms - 1)
+        self.clock_ms = max(self.clock_ms, fact.at_ms)
+        if isinstance(fact, CallFact):
+            if fact.connection in self._connections:
+                self._take_call(fact)
+        elif isinstance(fact, Mark):
+            if not fact.agent_id:
+                self._take_mark(fact)
+        else:
+            self._take_listed(fact)
+
+    def advance(self, clock_ms: int) -> None:
+        """Everything on the log up to then has been taken: work off what has become due."""
+        while self._timers and self._timers[0][0] <= clock_ms:
+            due_ms, kind, key = heapq.heappop(self._timers)
+            self.clock_ms = max(self.clock_ms, due_ms)
+            _WAKE[kind](self, key, due_ms)
+        self.clock_ms = max(self.clock_ms, clock_ms)
+
+    @property
+    def wake_ms(self) -> int | None:
+        """When something becomes due if nothing comes."""
+        return self._timers[0][0] if self._timers else None
+
+    # Facts
+
+    def _take_call(self, fact: CallFact) -> None:
+        key = (fact.connection, fact.call.call_id)
+        leg = self._store.leg(key) or Leg(
+            connection=fact.connection, call_id=fact.call.call_id, provider=fact.provider
+        )
+        is_new = leg.add(fact)
+        if not is_new and not leg.surplus:
+            return
+        self._store.put_leg(leg)
+        conversation = self._join(leg, fact)
+        self._touch(conversation)
+        self._judge(leg, conversation)
+
+    def _take_mark(self, mark: Mark) -> None:
+        known = self.watermarks.setdefault(mark.connection, Watermark())
+        known.near_ms = max(known.near_ms, mark.watermark_ms or 0)
+        known.swept_ms = max(known.swept_ms, mark.swept_ms or 0)
+        waiting = self._waiting.get(mark.connection, [])
+        later = []
+        while waiting and waiting[0][0] <= known.near_ms:
+            end_ms, call_id = heapq.heappop(waiting)
+            leg = self._store.leg((mark.connection, call_id))
+            if leg is None or leg.wake_ms is None:
+                continue
+            if self._passed(mark.connection)(_started_ms(leg), end_ms):
+                self._judge(leg, self._conversation(leg))
+            else:
+                later.append((end_ms, call_id))
+        for each in later:
+            heapq.heappush(waiting, each)
+
+    def _take_listed(self, listed: Listed) -> None:
+        """Agents matter to pairs."""
+
+    # Conversations
+
+    def _join(self, leg: Leg, fact: CallFact) -> Conversation:
+        """Link a leg to all that the fact names."""
+        call = fact.call
+        threads = self._threads[leg.connection]
+        names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
+        for ident in sorted(names):
+            before = {threads.name(leg.call_id), threads.name(ident)}
+            ceased = threads.link(leg.call_id, ident)
+            if ceased is not None:
+                (kept,) = before - {ceased}
+                self._merge(leg.connection, kept, ceased)
+        return self._conversation(leg)
+
+    def _conversation(self, leg: Leg) -> Conversation:
+        key = (leg.connection, self._threads[leg.connection].name(leg.call_id))
+        found = self._store.conversation(key) or Conversation(connection=key[0], name=key[1])
+        if leg.call_id not in found.call_ids:
+            found.call_ids.append(leg.call_id)
+            found.idents = sorted({*found.idents, leg.call_id, found.name})
+            self._store.put_conversation(found)
+        return found
+
+    def _merge(self, connection: str, kept: str, ceased: str) -> None:
+        """Two conversations are one."""
+        into = self._store.conversation((connection, kept)) or Conversation(
+            connection=connection, name=kept
+        )
+        into.idents = sorted({*into.idents, kept, ceased})
+        gone = self._store.conversation((connection, ceased))
+        if gone is not None:
+            into.idents = sorted({*into.idents, *gone.idents})
+            into.call_ids += [each for each in gone.call_ids if each not in into.call_ids]
+            into.merged_from += gone.merged_from
+            into.to_bury += gone.to_bury
+            if gone.said:
+                into.merged_from.append(ceased)
+                into.to_bury.append(ceased)
+            self._store.drop_conversation((connection, ceased))
+        self._store.put_conversation(into)
+
+    def _touch(self, conversation: Conversation) -> None:
+        """Write its row soon."""
+        due_ms = self.clock_ms + ROW_EVERY_MS
+        if conversation.wake_ms is None or conversation.wake_ms > due_ms:
+            conversation.wake_ms = due_ms
+            self._store.put_conversation(conversation)
+            self._wake("conversation", (conversation.connection, conversation.name), due_ms)
+
+    def _write_row(self, key: Key, due_ms: int) -> None:
+        conversation = self._store.conversation(key)
+        if conversation is None or conversation.wake_ms != due_ms:
+            return
+        conversation.wake_ms = None
+        legs = [
+            leg
+            for call_id in conversation.call_ids
+            if (leg := self._store.leg((key[0], call_id))) is not None
+        ]
+        threads = self._threads[key[0]]
+        row = ledger_row(
+            conversation.name,
+            legs,
+            clock_ms=due_ms,
+            settle_ms=self._rules.settle_ms,
+            merged_from=conversation.merged_from,
+            flags=("too_many_legs",) if conversation.name in threads.full else (),
+        )
+        said = digest(row)
+        if said != conversation.said:
+            conversation.said = said
+            ident = ":".join(map(id_part, (key[0], conversation.name, said)))
+            self._write(
+                derived_event(
+                    key[0],
+                    "conversation.updated",
+                    f"conversation:{ident}",
+                    subject=f"conversation/{conversation.name}",
+                    key=f"{key[0]}/{conversation.name}",
+                    at_ms=due_ms,
+                    data=row,
+                )
+            )
+            for name in conversation.to_bury:
+                self.out.append(_tombstone(key[0], name))
+            conversation.to_bury = []
+        complete_ms = complete_at_ms(legs, self._rules.settle_ms)
+        if complete_ms is not None and complete_ms > due_ms:
+            conversation.wake_ms = complete_ms
+            self._wake("conversation", key, complete_ms)
+        self._store.put_conversation(conversation)
+
+    # Verdicts
+
+    def _judge(self, leg: Leg, conversation: Conversation) -> None:
+        overlap_ms = self._judged.get(leg.connection)
+        if overlap_ms is None or (_started_ms(leg) or leg.first_at_ms) < self._since_ms:
+            return
+        leg.wake_ms = None
+        found = judge(leg, self.clock_ms, self._passed(leg.connection), self._rules)
+        if isinstance(found, Wait):
+            leg.wake_ms = found.until_ms
+            if found.until_ms is not None:
+                self._wake("leg", (leg.connection, leg.call_id), found.until_ms)
+            if found.end_ms is not None:
+                heapq.heappush(self._waiting[leg.connection], (found.end_ms, leg.call_id))
+        else:
+            self._give(leg, found, conversation)
+        self._store.put_leg(leg)
+
+    def _give(self, leg: Leg, judgement: Judgement, conversation: Conversation) -> None:
+        said = verdict_event(leg, judgement, self.clock_ms)
+        if said is None:
+            return
+        event, given = said
+        self._write(event)
+        leg.verdicts.append(given)
+        if judgement.word == "push_missing" and not leg.mended:
+            leg.mended = True
+            self._write(mended_ending(leg, self.clock_ms))
+        self._count(leg, judgement)
+        self._touch(conversation)
+
+    def _wake_leg(self, key: Key, due_ms: int) -> None:
+        leg = self._store.leg(key)
+        if leg is not None and leg.wake_ms == due_ms:
+            self._judge(leg, self._conversation(leg))
+
+    def _passed(self, connection: str) -> Callable[[int | None, int], bool]:
+        mark = self.watermarks.get(connection, _NOT_READ)
+        overlap_ms = self._judged.get(connection, 0)
+
+        def passed(started_ms: int | None, ended_ms: int) -> bool:
+            if started_ms is None or ended_ms - started_ms > overlap_ms:
+                return mark.swept_ms >= ended_ms
+            return max(mark.near_ms, mark.swept_ms) >= ended_ms
+
+        return passed
+
+    # Completeness
+
+    def _count(self, leg: Leg, judgement: Judgement) -> None:
+        push, record = pushed(leg), recorded(leg)
+        share = share_of(
+            judgement.word,
+            _started_ms(leg) or leg.first_at_ms,
+            None if push is None else push.talk_duration_s,
+            None if record is None else record.talk_duration_s,
+        )
+        if leg.share is not None and leg.share.hour_ms != share.hour_ms:
+            self._measure_later(leg.connection, leg.share, -1)
+        elif leg.share is not None:
+            self._hour(leg.connection, share.hour_ms).add(leg.share, -1)
+        leg.share = share
+        self._measure_later(leg.connection, share, 1)
+
+    def _measure_later(self, connection: str, share: Share, times: int) -> None:
+        hour = self._hour(connection, share.hour_ms)
+        hour.add(share, times)
+        due_ms = max(self.clock_ms + HOUR_EVERY_MS, hour.hour_ms + HOUR_MS + self._rules.settle_ms)
+        if hour.wake_ms is None:
+            hour.wake_ms = due_ms
+            self._wake("hour", (connection, str(hour.hour_ms)), due_ms)
+        self._store.put_hour(hour)
+
+    def _hour(self, connection: str, hour_ms: int) -> Hour:
+        found = self._store.hour((connection, str(hour_ms)))
+        return found or Hour(connection=connection, hour_ms=hour_ms)
+
+    def _measure(self, key: Key, due_ms: int) -> None:
+        hour = self._store.hour(key)
+        if hour is None or hour.wake_ms != due_ms:
+            return
+        hour.wake_ms = None
+        event = completeness_event(hour, due_ms)
+        if event is not None:
+            self._write(event)
+        self._store.put_hour(hour)
+
+    # Small things
+
+    def _wake(self, kind: Kind, key: Key, due_ms: int) -> None:
+        heapq.heappush(self._timers, (due_ms, kind, key))
+
+    def _write(self, event: Event) -> None:
+        self.out += records_of(event)
+
+
+_WAKE: Mapping[Kind, Callable[[Core, Key, int], None]] = {
+    "leg": Core._wake_leg,  # noqa: SLF001
+    "conversation": Core._write_row,  # noqa: SLF001
+    "hour": Core._measure,  # noqa: SLF001
+}
+
+_NOT_READ = Watermark()
+
+
+def _started_ms(leg: Leg) -> int | None:
+    """When it began: by its record if there is one."""
+    for side in (recorded(leg), pushed(leg)):
+        if side is not None and side.started_ms is not None:
+            return side.started_ms
+    return None
+
+
+def _tombstone(connection: str, name: str) -> Record:
+    headers = (("content-type", CONTENT_TYPE), ("ce_type", b"dialstream.conversation.updated"))
+    return Record("ledger", f"{connection}/{name}".encode(), None, headers)
