@@ -5,6 +5,7 @@ typed parser. What it does not take (a new field, a value of another type) is re
 into the same class, so that there is one meaning for both.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 from msgspec import Meta, MsgspecError, Struct
@@ -38,7 +39,7 @@ Shallow = _Scalar | dict[str, _Scalar] | list[_Scalar | dict[str, _Scalar | list
 """Anything that is not nested deep, as nothing in a usual call is."""
 
 
-class Who(Struct, forbid_unknown_fields=True, gc=False):
+class Who(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
     """A contact or target. Group legs have no e-mail; `office_id` stands on targets only."""
 
     id: Id | None = None
@@ -60,7 +61,11 @@ class Details(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class CallPayload(Struct, forbid_unknown_fields=True):
-    """Everything that a call event may have, and the usual type of what we read."""
+    """Everything that a call event may have, and the usual type of what we read.
+
+    In the order in which Dialpad sends it: there the parser looks first. What is `Shallow` we know
+    and leave in `raw`.
+    """
 
     call_id: Id
     state: Word | None
@@ -69,57 +74,56 @@ class CallPayload(Struct, forbid_unknown_fields=True):
     date_started: Ms = None
     date_rang: Ms = None
     date_first_rang: Ms = None
+    date_queued: Shallow = None
     date_connected: Ms = None
     date_ended: Ms = None
+    duration: Shallow = None
     total_duration: Span = None
     talk_time: Span = None
     hold_time: Span = None
     external_number: Text = None
     internal_number: Text = None
+    selected_caller_id: Shallow = None
     contact: Who | None = None
     target: Who | None = None
+    target_availability_status: Shallow = None
+    callback_requested: Shallow = None
     entry_point_call_id: Id | None = None
+    entry_point_target: Shallow = None
     operator_call_id: Id | None = None
-    master_call_id: Id | None = None
+    proxy_target: Shallow = None
     group_id: Text = None
+    master_call_id: Id | None = None
     is_internal: bool | None = None
     is_transferred: bool | None = None
-    custom_data: Text = None
-    labels: Texts = None
-    call_dispositions: Texts = None
-    mos_score: float | None = None
+    transferred_from: Shallow = None
     csat_score: str | int | float | None = None
+    mos_score: float | None = None
+    labels: Texts = None
+    routing_breadcrumbs: Shallow = None
+    was_recorded: Shallow = None
+    voicemail_link: Text = None
+    voicemail_recording_id: Id | None = None
+    call_recording_ids: Texts = None
     recording_details: list[Details] | None = None
     recording_url: Texts = None
     admin_recording_urls: Texts = None
-    call_recording_ids: Texts = None
-    voicemail_link: Text = None
-    voicemail_recording_id: Id | None = None
     transcription_text: Text = None
     recap_summary: Text = None
     recap_outcome: Text = None
     recap_purposes: Texts = None
     recap_action_items: Texts = None
-    # What we know and leave in `raw`.
-    admin_call_recording_share_links: Shallow = None
-    call_recording_share_links: Shallow = None
-    callback_requested: Shallow = None
+    integrations: Shallow = None
     company_call_review_share_link: Shallow = None
+    public_call_review_share_link: Shallow = None
+    call_recording_share_links: Shallow = None
+    admin_call_recording_share_links: Shallow = None
     csat_recording_urls: Shallow = None
     csat_transcriptions: Shallow = None
-    date_queued: Shallow = None
-    duration: Shallow = None
-    entry_point_target: Shallow = None
-    integrations: Shallow = None
     pcsat_score: Shallow = None
-    proxy_target: Shallow = None
-    public_call_review_share_link: Shallow = None
-    routing_breadcrumbs: Shallow = None
     screen_recording_urls: Shallow = None
-    selected_caller_id: Shallow = None
-    target_availability_status: Shallow = None
-    transferred_from: Shallow = None
-    was_recorded: Shallow = None
+    call_dispositions: Texts = None
+    custom_data: Text = None
 
 
 CALL_FIELDS = frozenset(CallPayload.__struct_fields__) | CLAIMS
@@ -326,6 +330,7 @@ def _related(call: CallPayload, call_id: str) -> list[str]:
     return sorted({str(leg) for leg in others if leg} - {call_id}, key=by_size)
 
 
+@lru_cache(maxsize=4096)  # the same people come again and again; nobody changes what is made here
 def _party(who: Who, number_raw: str | None, region: str | None) -> dict[str, Any]:
     """`schemas.base.Party`, with the number that is its own in this call."""
     withheld = number_raw is not None and number_raw != "" and is_withheld(number_raw)
