@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NewType, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NewType, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from msgspec import Struct
 
@@ -86,6 +86,15 @@ class Records(Protocol):
 
     def also(self, what: str, call_ids: Sequence[str], via: str) -> AsyncIterator[Sequence[Event]]:
         """What the setting `poll.also` names; transcripts and recaps of these calls."""
+        ...
+
+
+@runtime_checkable
+class CallRecords(Records, Protocol):
+    """The same where a single call can be read again."""
+
+    async def call(self, call_id: str, via: str) -> Sequence[Event]:
+        """``call.recorded`` of it as it stands now; none if the provider has no such call (yet)."""
         ...
 
 
