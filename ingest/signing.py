@@ -1,23 +1,45 @@
 """Every signature primitive. What is wrong in whatever way ends in one VerificationError.
 
 JWS: https://www.rfc-editor.org/rfc/rfc7515
+Standard Webhooks: https://github.com/standard-webhooks/standard-webhooks
+    (spec/standard-webhooks.md)
 """
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 import pybase64
 
-from ingest.errors import VerificationError
+from ingest.errors import ConfigError, VerificationError
 
 #: Longer JOSE headers than this are not looked into, in bytes of base64.
 _MAX_HEADER = 4096
 
 _B64_OF_SHA256 = 43
 _PLUS, _SLASH, _DOT = b"+/."
+
+#: The same, padded, in Standard Webhooks.
+_PADDED_B64_OF_SHA256 = 44
+
+#: Of a Standard Webhooks secret, and of the key in it, in bytes.
+WHSEC = b"whsec_"
+_LEAST_KEY, _MOST_KEY = 24, 64
+
+#: More digits are no time in seconds.
+_DIGITS_OF_SECONDS = 12
+
+#: Of a static token, in bytes.
+_LEAST_TOKEN = 16
+
+#: What to do about a secret that cannot be used.
+_SIGNING_MEND = (
+    "take it as the sender shows it, or make one: whsec_ and behind it what "
+    "`openssl rand -base64 32` prints"
+)
+_STATIC_MEND = "make one with `openssl rand -hex 32`, and give it to the sender, too"
 
 #: Of SHA-256, in bytes.
 _BLOCK = 64
@@ -28,15 +50,34 @@ class Verifier(Protocol):
 
     #: Names of the headers that it needs, in lower case.
     headers: Sequence[bytes]
+    #: Those of them that may be kept beside the body: what is a secret itself may not.
+    kept: Sequence[bytes]
     #: How many deliveries another secret than the first has signed.
     former_seen: int
 
     def verify(self, headers: Mapping[bytes, bytes], body: bytes, now_ms: int) -> None:
         """Raise VerificationError unless one of the secrets has signed ``body``, and lately.
 
-        ``headers``: names in lower case; of one that came twice, the last. ``now_ms``: our clock.
+        ``headers``: at least those that it needs, as `signing_headers` finds them. ``now_ms``: our
+        clock.
         """
         ...
+
+
+def signing_headers(
+    received: Iterable[tuple[bytes, bytes]], names: Sequence[bytes]
+) -> dict[bytes, bytes]:
+    """Those of ``names`` that came, with their values as received.
+
+    Raises VerificationError if one came twice: nobody could say which of them was signed.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in received:
+        if name in names:
+            if name in found:
+                raise VerificationError("bad_header")
+            found[name] = value
+    return found
 
 
 class CompactJws:
@@ -112,6 +153,170 @@ def sign_compact_jws(payload: bytes, secret: bytes) -> bytes:
     """The compact JWS of ``payload`` with HS256."""
     signed = _b64(b'{"alg":"HS256","typ":"JWT"}') + b"." + _b64(payload)
     return signed + b"." + _b64(hmac.digest(secret, signed, "sha256"))
+
+
+class StandardWebhooks:
+    """Checks HMAC-SHA256 over id, time and body (``v1``), and nothing else.
+
+    A sender signs with several secrets while it rotates them, and so may we have several: any pair
+    will do. What stands beside in the header, of other versions or of no form at all, is skipped.
+    """
+
+    headers: Sequence[bytes] = (b"webhook-id", b"webhook-timestamp", b"webhook-signature")
+    kept = headers
+
+    def __init__(self, secrets: Sequence[bytes], tolerance_s: float) -> None:
+        """``secrets``: base64 of 24 to 64 bytes, usually behind ``whsec_``; the newest first.
+
+        ``tolerance_s``: how far from our clock an attempt's may be, either way. Raises ConfigError
+        with one fault for each secret that cannot be used.
+        """
+        self._keys = [
+            _prepare(key) for key in _usable(secrets, standard_webhooks_key, _SIGNING_MEND)
+        ]
+        self._tolerance_ms = tolerance_s * 1000
+        self.former_seen = 0
+
+    def verify(self, headers: Mapping[bytes, bytes], body: bytes, now_ms: int) -> None:
+        """Raise VerificationError unless one of the secrets has signed ``body``, and lately.
+
+        Its reason is ``missing_header``, ``bad_header``, ``bad_signature``, ``too_old`` or
+        ``in_future``.
+        """
+        ident, timestamp, signatures = (headers.get(name) for name in self.headers)
+        if not (ident and timestamp and signatures):
+            raise VerificationError("missing_header")
+        # Of bytes, `isdigit` takes ASCII's digits only.
+        if not timestamp.isdigit() or len(timestamp) > _DIGITS_OF_SECONDS:
+            raise VerificationError("bad_header")
+        number = self._signer(b"%b.%b." % (ident, timestamp), body, _v1_signatures(signatures))
+        late_ms = now_ms - int(timestamp) * 1000
+        if abs(late_ms) > self._tolerance_ms:
+            raise VerificationError("too_old" if late_ms > 0 else "in_future")
+        if number > 0:
+            self.former_seen += 1
+
+    def _signer(self, wrapping: bytes, body: bytes, claimed: Sequence[bytes]) -> int:
+        """Which of the secrets has signed it. Raises VerificationError if none has."""
+        for number, (inner, outer) in enumerate(self._keys):
+            digest = inner.copy()
+            digest.update(wrapping)
+            digest.update(body)
+            mac = outer.copy()
+            mac.update(digest.digest())
+            # The encoded forms are compared: base64 has several spellings for one signature.
+            signature = pybase64.b64encode(mac.digest())
+            if any(hmac.compare_digest(signature, claim) for claim in claimed):
+                return number
+        raise VerificationError("bad_signature")
+
+
+def _v1_signatures(header: bytes) -> list[bytes]:
+    """The values in ``v1,<base64> v1,<base64>`` that may be signatures."""
+    values = [entry[3:] for entry in header.split(b" ") if entry[:3] == b"v1,"]
+    return [value for value in values if len(value) == _PADDED_B64_OF_SHA256]
+
+
+def standard_webhooks_key(secret: bytes) -> bytes:
+    """The key that stands in a secret as the sender shows it. Raises ValueError: why there is none.
+
+    The specification asks for 24 to 64 bytes.
+    """
+    text = secret.removeprefix(WHSEC)
+    try:
+        key = pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise ValueError("is no base64") from None
+    if not _LEAST_KEY <= len(key) <= _MOST_KEY:
+        raise ValueError(f"is base64 of {len(key)} bytes and not of {_LEAST_KEY} to {_MOST_KEY}")
+    if not key.strip(b"\0"):
+        raise ValueError("is all zeros: HMAC takes it for an empty one, and lets anybody sign")
+    return key
+
+
+def sign_standard_webhooks(
+    body: bytes, secret: bytes, ident: str, timestamp_s: int
+) -> dict[str, str]:
+    """The headers of ``body``. Raises ConfigError if it is no secret for this."""
+    (key,) = _usable([secret], standard_webhooks_key, _SIGNING_MEND)
+    signed = f"{ident}.{timestamp_s}.".encode() + body
+    signature = pybase64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    return {
+        "webhook-id": ident,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+class StaticToken:
+    """Checks that a header holds one of the secrets. It says nothing of the body, nor of the time.
+
+    In ``Authorization`` it is a bearer's: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
+    """
+
+    kept: Sequence[bytes] = ()
+
+    def __init__(self, secrets: Sequence[bytes], header: bytes) -> None:
+        """``secrets``: of 16 bytes or more, the newest first. ``header``: any other holds it bare.
+
+        Raises ConfigError with one fault for each secret that cannot be used.
+        """
+        self.headers: Sequence[bytes] = (header.lower(),)
+        self._is_bearer = self.headers[0] == b"authorization"
+        self._tokens = _usable(secrets, _token, _STATIC_MEND)
+        self.former_seen = 0
+
+    def verify(self, headers: Mapping[bytes, bytes], body: bytes, now_ms: int) -> None:
+        """Raise VerificationError unless the header holds one of the secrets.
+
+        Its reason is ``missing_header``, ``bad_header`` or ``bad_token``.
+        """
+        value = headers.get(self.headers[0])
+        if not value:
+            raise VerificationError("missing_header")
+        if self._is_bearer:
+            scheme, _, value = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                raise VerificationError("bad_header")
+            value = value.lstrip(b" ")
+        for number, token in enumerate(self._tokens):
+            if hmac.compare_digest(token, value):
+                if number:
+                    self.former_seen += 1
+                return
+        raise VerificationError("bad_token")
+
+
+def bearer(token: bytes) -> dict[str, str]:
+    """The header that `StaticToken` asks for where it is ``Authorization``.
+
+    Raises ConfigError if it is no secret for this.
+    """
+    (token,) = _usable([token], _token, _STATIC_MEND)
+    return {"authorization": f"Bearer {token.decode()}"}
+
+
+def _token(secret: bytes) -> bytes:
+    if len(secret) < _LEAST_TOKEN:
+        raise ValueError(f"has less than {_LEAST_TOKEN} bytes, and could be guessed")
+    if not secret.isascii() or not secret.decode().isprintable() or secret != secret.strip():
+        raise ValueError("has something in it that no header can hold")
+    return secret
+
+
+def _usable(secrets: Sequence[bytes], key_of: Callable[[bytes], bytes], mend: str) -> list[bytes]:
+    """The key in each secret. Raises ConfigError, which says how to mend it and never shows one."""
+    keys, faults = [], []
+    for number, secret in enumerate(secrets, 1):
+        try:
+            keys.append(key_of(secret))
+        except ValueError as error:
+            faults.append(f"secrets: number {number} {error}: {mend}")
+    if not secrets:
+        faults.append(f"secrets: there is none: {mend}")
+    if faults:
+        raise ConfigError(*faults)
+    return keys
 
 
 def check_claims(payload: bytes, now_ms: int, leeway_s: float) -> None:

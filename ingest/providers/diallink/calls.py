@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ingest.fields import Fields, time_text
 from ingest.numbers import is_withheld, normalize_number
-from ingest.providers.diallink.assumptions import CallFields
+from ingest.providers.diallink.assumptions import CallFields, RecordingFields
 from ingest.providers.diallink.tables import (
     DIRECTIONS,
     ENDING_STATES,
@@ -155,9 +155,9 @@ def direction_of(fields: Fields, key: str) -> str:
 
 
 @lru_cache(maxsize=64)  # by the model's values: as many as there are connections
-def known_fields(assumed: CallFields) -> frozenset[str]:
-    """The names of all fields that a record is assumed to have."""
-    return frozenset(getattr(assumed, name) for name in CallFields.model_fields)
+def known_fields(assumed: CallFields | RecordingFields) -> frozenset[str]:
+    """The names of all fields that such an object is assumed to have."""
+    return frozenset(getattr(assumed, name) for name in type(assumed).model_fields)
 
 
 def _plain(word: str) -> str:

@@ -1,33 +1,96 @@
-"""Not written yet."""
+"""What DialLink would post: notifications, signed in the way of Standard Webhooks (A-DL-7).
 
+Nothing is published of them at https://developers.diallink.com, so how they are signed is a
+setting, and each way a `Verifier`. They are hints: the poller reads a call again that one names.
+"""
+
+import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ingest.delivery import Delivery, Signed, Verified
+from ingest.errors import ConfigError
+from ingest.fields import BREAKS_TO_SPACES, read_object
+from ingest.providers.diallink.assumptions import Assumptions
+from ingest.providers.diallink.events import notification_event
+from ingest.signing import (
+    WHSEC,
+    StandardWebhooks,
+    StaticToken,
+    Verifier,
+    bearer,
+    sign_standard_webhooks,
+    signing_headers,
+)
 from schemas.event import Event
+from schemas.times import now_ms
 
 if TYPE_CHECKING:
     from ingest.settings import Connection
 
+_WEBHOOK_ID = b"webhook-id"
+
 
 class Webhook:
+    """One connection's notifications."""
+
     via = "notification"
-    signing_headers: Sequence[bytes] = ()
+
+    def __init__(
+        self, verifier: Verifier, *, is_rotated: bool, region: str | None, assumed: Assumptions
+    ) -> None:
+        self.signing_headers: Sequence[bytes] = verifier.kept
+        self._verifier = verifier
+        self._is_rotated = is_rotated
+        self._region = region
+        self._assumed = assumed
 
     @classmethod
     def of(cls, connection: "Connection") -> "Webhook":
-        raise NotImplementedError
+        """Raises ConfigError where secrets are wrong."""
+        assumed = Assumptions.of(connection)
+        found = connection.signing_secrets()
+        verifier: Verifier
+        if assumed.notifications == "token":
+            verifier = StaticToken(found, assumed.token_header.encode())
+        else:
+            verifier = StandardWebhooks(found, assumed.tolerance_s)
+        return cls(verifier, is_rotated=len(found) > 1, region=connection.region, assumed=assumed)
 
     @property
     def former_seen(self) -> int | None:
-        raise NotImplementedError
+        return self._verifier.former_seen if self._is_rotated else None
 
     def verify(self, delivery: Delivery) -> Verified:
-        raise NotImplementedError
+        headers = signing_headers(delivery.headers, self._verifier.headers)
+        self._verifier.verify(headers, delivery.body, delivery.received_ms)
+        return Verified(delivery.body)
 
     def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
-        raise NotImplementedError
+        webhook_id = None
+        if _WEBHOOK_ID in self._verifier.headers:
+            webhook_id = dict(delivery.headers).get(_WEBHOOK_ID)
+        event = read_object(
+            payload,
+            self._region,
+            lambda fields: notification_event(fields, delivery, payload, webhook_id, self._assumed),
+        )
+        event.raw = payload.translate(BREAKS_TO_SPACES)
+        return (event,)
 
 
 def sign(payload: bytes, secret: bytes) -> Signed:
-    raise NotImplementedError
+    """``payload`` as a new notification of this moment.
+
+    Signed where the secret is one of Standard Webhooks, else with the secret as a bearer's token.
+    Raises ConfigError if it is neither.
+    """
+    headers = {"content-type": "application/json"}
+    try:
+        ident = "msg_" + secrets.token_urlsafe(18)
+        headers |= sign_standard_webhooks(payload, secret, ident, now_ms() // 1000)
+    except ConfigError:
+        if secret.startswith(WHSEC):  # it is not for everybody on the way to see
+            raise
+        headers |= bearer(secret)
+    return Signed(headers, payload)
