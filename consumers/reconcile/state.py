@@ -1,0 +1,264 @@
+"""What reconciliation remembers between two starts: a cache of the event log, in one SQLite file.
+
+How far the log was read, what came of it, and what is still to be written stand in the same
+transaction. So whoever is killed at any instant goes on as if nothing had been; and whoever loses
+the file finds everything again on the log.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import apsw
+import msgspec
+import structlog
+
+from consumers.reconcile.completeness import Hour
+from consumers.reconcile.core import Conversation, Key, Watermark
+from consumers.reconcile.legs import Leg
+from consumers.reconcile.order import Place
+from ingest.eventlog.log import Record
+from ingest.eventlog.segments import make_folder
+
+log = structlog.get_logger()
+
+T = TypeVar("T", Leg, Conversation, Hour)
+
+#: Things that are kept at hand; the others are looked up when somebody asks for them.
+MAX_AT_HAND = 20_000
+
+_SCHEMA = """
+create table if not exists things (
+    kind text, connection text, ident text, wake_ms integer, clock_ms integer, value blob,
+    primary key (kind, connection, ident)
+) without rowid;
+create index if not exists waking on things (kind, wake_ms) where wake_ms is not null;
+create index if not exists aging on things (clock_ms);
+create table if not exists positions (
+    topic text, partition integer, position integer, primary key (topic, partition)
+) without rowid;
+create table if not exists outbox (
+    nth integer primary key, topic text, key blob, value blob, headers blob
+);
+create table if not exists notes (name text primary key, value blob) without rowid;
+"""
+
+
+class Shelf(Generic[T]):
+    """Things of one kind, by their key."""
+
+    def __init__(self, db: apsw.Connection, kind: type[T]) -> None:
+        self._db = db
+        self._name = kind.__name__.lower()
+        self._decode: Callable[[bytes], T] = msgspec.json.Decoder(kind).decode
+        self._at_hand: dict[Key, T | None] = {}
+        #: Those that have changed since the last commit; None: it is gone.
+        self._changed: dict[Key, T | None] = {}
+
+    def get(self, key: Key) -> T | None:
+        """The one object that stands for it, until the next commit."""
+        if key in self._at_hand:
+            return self._at_hand[key]
+        row = self._db.execute(
+            "select value from things where kind = ? and connection = ? and ident = ?",
+            (self._name, *key),
+        ).get
+        found = None if row is None else self._decode(row)
+        self._at_hand[key] = found
+        return found
+
+    def put(self, key: Key, thing: T | None) -> None:
+        self._at_hand[key] = self._changed[key] = thing
+
+    def waking(self) -> Iterator[tuple[int, Key]]:
+        """When something becomes due, and of what."""
+        for wake_ms, connection, ident in self._db.execute(
+            "select wake_ms, connection, ident from things where kind = ? and wake_ms is not null",
+            (self._name,),
+        ):
+            yield wake_ms, (connection, ident)
+
+    def all(self) -> Iterator[T]:
+        for (value,) in self._db.execute("select value from things where kind = ?", (self._name,)):
+            yield self._decode(value)
+
+    def write(self, clock_ms: int) -> None:
+        """Within a transaction: what has changed."""
+        gone: list[tuple[str, str, str]] = []
+        rows: list[tuple[str, str, str, int | None, int, bytes]] = []
+        for (connection, ident), thing in self._changed.items():
+            place = (self._name, connection, ident)
+            if thing is None:
+                gone.append(place)
+            else:
+                rows.append((*place, thing.wake_ms, clock_ms, msgspec.json.encode(thing)))
+        if gone:
+            self._db.executemany(
+                "delete from things where kind = ? and connection = ? and ident = ?", gone
+            )
+        if rows:
+            self._db.executemany("insert or replace into things values (?, ?, ?, ?, ?, ?)", rows)
+
+    def written(self) -> None:
+        """The transaction is over."""
+        self._changed.clear()
+        if len(self._at_hand) > MAX_AT_HAND:
+            self._at_hand.clear()
+
+
+class State:
+    """The file. Blocks; a commit takes some milliseconds."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        """Use `open`."""
+        self._db = db
+        self._legs = Shelf(db, Leg)
+        self._conversations = Shelf(db, Conversation)
+        self._hours = Shelf(db, Hour)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or make the file; one that cannot be read is made anew. Raises OSError."""
+        make_folder(path.parent)
+        try:
+            return cls(_open(path))
+        except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
+            log.warning("reconcile_state_lost", path=str(path), error=type(error).__name__)
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            return cls(_open(path))
+
+    def close(self) -> None:
+        self._db.close()
+
+    # What the core asks for
+
+    def leg(self, key: Key) -> Leg | None:
+        return self._legs.get(key)
+
+    def put_leg(self, leg: Leg) -> None:
+        self._legs.put((leg.connection, leg.call_id), leg)
+
+    def conversation(self, key: Key) -> Conversation | None:
+        return self._conversations.get(key)
+
+    def put_conversation(self, conversation: Conversation) -> None:
+        self._conversations.put((conversation.connection, conversation.name), conversation)
+
+    def drop_conversation(self, key: Key) -> None:
+        self._conversations.put(key, None)
+
+    def hour(self, key: Key) -> Hour | None:
+        return self._hours.get(key)
+
+    def put_hour(self, hour: Hour) -> None:
+        self._hours.put((hour.connection, str(hour.hour_ms)), hour)
+
+    # From one start to the next
+
+    def positions(self) -> Mapping[Place, int]:
+        """The last position of each partition that was dealt with; empty in a new file."""
+        rows = self._db.execute("select topic, partition, position from positions")
+        return {(topic, partition): position for topic, partition, position in rows}
+
+    def note(self, name: str) -> Any:
+        """What was noted under a name; None if nothing was."""
+        value = self._db.execute("select value from notes where name = ?", (name,)).get
+        return None if value is None else msgspec.json.decode(value)
+
+    def watermarks(self) -> dict[str, Watermark]:
+        return msgspec.convert(self.note("watermarks") or {}, dict[str, Watermark])
+
+    def timers(self) -> list[tuple[int, str, Key]]:
+        """Everything that becomes due: when, ``leg``, ``conversation`` or ``hour``, which."""
+        shelves = (self._legs, self._conversations, self._hours)
+        return [
+            (wake_ms, shelf._name, key)  # noqa: SLF001
+            for shelf in shelves
+            for wake_ms, key in shelf.waking()
+        ]
+
+    def conversations(self) -> Iterator[Conversation]:
+        return self._conversations.all()
+
+    def outbox(self) -> list[Record]:
+        """What is still to be written, in its order. Some of it may be there already."""
+        return [
+            Record(topic, key, value, tuple((name, bytes.fromhex(text)) for name, text in headers))
+            for topic, key, value, headers in (
+                (topic, key, value, msgspec.json.decode(headers))
+                for topic, key, value, headers in self._db.execute(
+                    "select topic, key, value, headers from outbox order by nth"
+                )
+            )
+        ]
+
+    def commit(
+        self,
+        positions: Mapping[Place, int],
+        clock_ms: int,
+        watermarks: Mapping[str, Watermark],
+        out: Sequence[Record],
+    ) -> None:
+        """Remember all of it or nothing; what stood in the outbox is on the log by now."""
+        with self._db:
+            for shelf in (self._legs, self._conversations, self._hours):
+                shelf.write(clock_ms)
+            self._db.executemany(
+                "insert or replace into positions values (?, ?, ?)",
+                [(*place, position) for place, position in positions.items()],
+            )
+            self._db.execute("delete from outbox")
+            self._db.executemany(
+                "insert into outbox (topic, key, value, headers) values (?, ?, ?, ?)",
+                [
+                    (
+                        record.topic,
+                        record.key,
+                        record.value,
+                        msgspec.json.encode([(name, each.hex()) for name, each in record.headers]),
+                    )
+                    for record in out
+                ],
+            )
+            self._set_notes({"clock_ms": clock_ms, "watermarks": watermarks})
+        for shelf in (self._legs, self._conversations, self._hours):
+            shelf.written()
+
+    def set_note(self, name: str, value: object) -> None:
+        with self._db:
+            self._set_notes({name: value})
+
+    def older_than(self, clock_ms: int) -> list[Conversation]:
+        """Conversations that nothing was heard of since then, and that nothing is due of."""
+        rows = self._db.execute(
+            "select value from things where kind = 'conversation' and clock_ms < ? "
+            "and wake_ms is null",
+            (clock_ms,),
+        )
+        return [msgspec.json.decode(value, type=Conversation) for (value,) in rows]
+
+    def forget(self, conversations: Iterable[Conversation]) -> None:
+        """Drop them and their legs."""
+        for conversation in conversations:
+            self._conversations.put((conversation.connection, conversation.name), None)
+            for call_id in conversation.call_ids:
+                self._legs.put((conversation.connection, call_id), None)
+
+    def _set_notes(self, notes: Mapping[str, object]) -> None:
+        self._db.executemany(
+            "insert or replace into notes values (?, ?)",
+            [(name, msgspec.json.encode(value)) for name, value in notes.items()],
+        )
+
+
+def _open(path: Path) -> apsw.Connection:
+    """Raises CorruptError if the file is damaged anywhere."""
+    db = apsw.Connection(str(path))
+    db.pragma("journal_mode", "wal")
+    db.pragma("synchronous", "normal")
+    db.execute(_SCHEMA)
+    if db.execute("pragma quick_check(1)").get != "ok":
+        db.close()
+        raise apsw.CorruptError
+    return db
