@@ -35,8 +35,8 @@ class Webhook:
         """Raises ConfigError where secrets are wrong, or where there are any though it is off."""
         if Assumptions.of(connection).push == "off":
             raise ConfigError(
-                "secrets: Dialgood is not known to push: leave them out, or, if it posts to you with "
-                '`Authorization: Bearer <secret>`, set assume.push to "token"'
+                "secrets: Dialgood is not known to push: leave them out, or, should it post to you "
+                'with `Authorization: Bearer <secret>`, set assume.push to "token"'
             )
         return cls(connection.signing_secrets(), connection.region)
 
