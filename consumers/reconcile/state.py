@@ -87,11 +87,11 @@ class Shelf(Generic[T]):
         gone: list[tuple[str, str, str]] = []
         rows: list[tuple[str, str, str, int | None, int, bytes]] = []
         for (connection, ident), thing in self._changed.items():
-            place = (self._name, connection, ident)
             if thing is None:
-                gone.append(place)
+                gone.append((self._name, connection, ident))
             else:
-                rows.append((*place, thing.wake_ms, clock_ms, msgspec.json.encode(thing)))
+                value = msgspec.json.encode(thing)
+                rows.append((self._name, connection, ident, thing.wake_ms, clock_ms, value))
         if gone:
             self._db.executemany(
                 "delete from things where kind = ? and connection = ? and ident = ?", gone
