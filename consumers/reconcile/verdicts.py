@@ -230,7 +230,7 @@ def mended_ending(leg: Leg, at_ms: int) -> Event:
     envelope = msgspec.json.decode(record.value, type=dict[str, msgspec.Raw])
     fields = msgspec.json.decode(envelope["data"], type=dict[str, msgspec.Raw])
     raw = bytes(fields.pop("raw"))
-    data = {name: orjson.loads(value) for name, value in fields.items()}
+    data = {name: orjson.loads(bytes(value)) for name, value in fields.items()}
     word = _ENDING_WORDS.get(leg.provider, "ended")
     data |= {"state": "ended", "provider_state": word}
     ident = ("call", leg.call_id, word, "backfilled")
