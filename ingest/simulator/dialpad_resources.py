@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import jwt
 
+from ingest.simulator.api_server import Refusal
+
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -38,15 +40,6 @@ MOST_SUBSCRIPTIONS, MOST_FOR_THE_COMPANY = 100, 10
 #: How long the address of a websocket is good for, and how long a connection lasts.
 TOKEN_LIFE_S = 3600
 TOKEN_TYPE = "vnd.dialpad.websocket+jwt"  # noqa: S105 - no password
-
-
-class Refusal(Exception):  # noqa: N818 - it is an answer
-    """An answer that is none of the good ones."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
 
 
 @dataclass(slots=True)

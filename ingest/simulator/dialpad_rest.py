@@ -3,7 +3,6 @@
 https://developers.dialpad.com/reference, https://developers.dialpad.com/docs/rate-limits
 """
 
-import asyncio
 import base64
 import json
 import math
@@ -19,8 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from ingest.simulator.api_server import DAY_MS, Asked, Front, Refusal, Window, proxy_page
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialpad import (
     rest_call,
@@ -41,7 +41,6 @@ from ingest.simulator.dialpad_resources import (
     FOR_ADMINS,
     NEEDED_SCOPES,
     SCOPES,
-    Refusal,
     Resources,
     Subscription,
     Webhook,
@@ -52,15 +51,9 @@ from ingest.simulator.facts import Leg, Member
 from ingest.simulator.faults import Faults
 from ingest.simulator.world import World
 
-DAY_MS = 86_400_000
 MOST_CALLS_A_PAGE = 50
 MOST_A_PAGE = 100
 LONGEST_WINDOW_MS = 30 * DAY_MS
-
-#: A page for people, from something between us and them.
-PROXY_PAGE = (
-    b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +76,6 @@ class Key:
     admin: bool = True
 
 
-@dataclass(slots=True)
-class Asked:
-    """A request that was seen."""
-
-    #: Of the monotonic clock.
-    at_s: float
-    method: str
-    path: str
-    params: Mapping[str, str]
-    #: None as long as there is no answer, and where none was given.
-    status: int | None = None
-
-
 T = TypeVar("T")
 
 #: Where an item stands in a list.
@@ -105,26 +85,6 @@ Walk: TypeAlias = Callable[[Place | None, int], Sequence[tuple[Place, Any]]]
 
 #: By how many items a page may begin too early or too late.
 MOST_SHIFTED = 3
-
-
-class Window:
-    """At most so many in so long."""
-
-    def __init__(self, most: float, span_s: float) -> None:
-        self._most = most
-        self._span_s = span_s
-        self._taken: deque[float] = deque()
-
-    def wait_s(self, now_s: float) -> float:
-        """How long until there is room; 0: now."""
-        while self._taken and self._taken[0] <= now_s - self._span_s:
-            self._taken.popleft()
-        if len(self._taken) < self._most:
-            return 0.0
-        return self._taken[0] + self._span_s - now_s
-
-    def take(self, now_s: float) -> None:
-        self._taken.append(now_s)
 
 
 @dataclass(slots=True)
@@ -144,7 +104,7 @@ class Rest:
     page_size: int = 50
     #: Answers by their status.
     sums: Counter[str] = field(default_factory=Counter)
-    _app: Starlette = field(init=False)
+    _front: Front = field(init=False)
     _windows: dict[str, Window] = field(init=False)
     _refusals: int = 0
     _nonces: Iterator[int] = field(default_factory=count)
@@ -159,40 +119,26 @@ class Rest:
             "websocket": Window(rates.websocket_per_min, 60),
             "optouts": Window(rates.optouts_per_min, 60),
         }
-        self._app = Starlette(
+        app = Starlette(
             routes=self._routes(),
             exception_handlers={Refusal: _refused, HTTPException: _not_found},
         )
+        self._front = Front(self.faults, self.asked, self._refuse, app, self.sums)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless a fault does."""
-        request = Request(scope, receive)
-        asked = Asked(
-            time.monotonic(), request.method, request.url.path, dict(request.query_params)
-        )
-        self.asked.append(asked)
-        if self.faults.strikes("slow"):
-            await asyncio.sleep(self.faults.slow_s)
+        await self._front(scope, receive, send)
+
+    # Before anybody looks at what is asked
+
+    def _refuse(self, request: Request) -> Response | None:
         response = self._fault()
         if response is None:
             try:
                 self._let_in(request)
             except Refusal as refusal:
                 response = _error(refusal.status, refusal.message)
-        answer: Response | Starlette = response or self._app
-
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                asked.status = message["status"]
-                self.sums[str(asked.status)] += 1
-            await send(message)
-
-        if self.faults.strikes("cut"):
-            await _cut(answer, scope, receive, send)
-        else:
-            await answer(scope, receive, tell)
-
-    # Before anybody looks at what is asked
+        return response
 
     def _fault(self) -> Response | None:
         faults = self.faults
@@ -202,7 +148,7 @@ class Rest:
             status = (500, 502, 503)[faults.up_to(3) - 1]
             return _error(status, "something went wrong")
         if faults.strikes("html"):
-            return Response(PROXY_PAGE, media_type="text/html")
+            return proxy_page()
         now_s = time.monotonic()
         window = self._windows["company"]
         if (wait_s := window.wait_s(now_s)) > 0:
@@ -581,23 +527,3 @@ def _refused(_: Request, refusal: Exception) -> Response:
 def _not_found(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return _error(error.status_code, error.detail)
-
-
-async def _cut(
-    answer: Callable[[Scope, Receive, Send], Awaitable[None]],
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> None:
-    """Give half of the answer, and break off."""
-
-    async def half(message: Message) -> None:
-        if message["type"] == "http.response.body":
-            message = {**message, "body": message["body"][: len(message["body"]) // 2]}
-            await send({**message, "more_body": True})
-            await asyncio.sleep(0)
-            scope["extensions"]["abort"]()
-        else:
-            await send(message)
-
-    await answer(scope, receive, half)

@@ -4,30 +4,24 @@ What it does is what is known of the real one; the pages are named where it is d
 """
 
 import asyncio
-import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
-
+from ingest.simulator.api_server import DAY_MS, HOST, ApiServer, Asked
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialpad import MAX_LAG_MS
 from ingest.simulator.dialpad_delivery import Deliveries, Delivery
 from ingest.simulator.dialpad_resources import SCOPES, Resources, Webhook, Websocket
-from ingest.simulator.dialpad_rest import DAY_MS, Asked, Key, Rates, Rest
+from ingest.simulator.dialpad_rest import Key, Rates, Rest
 from ingest.simulator.dialpad_sockets import Sockets
 from ingest.simulator.facts import CallHappening, CallStep, Happening
 from ingest.simulator.faults import Faults
 from ingest.simulator.story import COMPRESSED, Tempo
 from ingest.simulator.world import World
-
-HOST = "127.0.0.1"
 
 #: Kind and fields of the subscriptions that bring everything.
 EVERYTHING: Sequence[tuple[str, dict[str, Any]]] = (
@@ -84,8 +78,7 @@ class SimulatedDialpad:
             self.requests,
             page_size,
         )
-        self._api = _Api(self._rest, faults)
-        self._door = _Listener(self._api.connection)
+        self._api = ApiServer(self._rest, faults)
         #: How many are connected is its length.
         self.sockets = Sockets(HOST, clock, self.resources, faults)
         self._deliveries = Deliveries(
@@ -101,12 +94,12 @@ class SimulatedDialpad:
     @property
     def base_url(self) -> str:
         """Scheme, host and port of the API, for `base_url` in the settings."""
-        return f"http://{HOST}:{self._door.port}"
+        return self._api.base_url
 
     @asynccontextmanager
     async def running(self, happenings: Iterator[Happening], port: int) -> AsyncIterator[None]:
         """Serve, while all this happens."""
-        await self._door.open(port)
+        await self._api.open(port)
         await self.sockets.open(0)
         self.resources.sockets_url = f"ws://{HOST}:{self.sockets.port}"
         failure: BaseException | None = None
@@ -133,12 +126,11 @@ class SimulatedDialpad:
 
     async def go_down(self) -> None:
         """Let nobody connect to the API any more, and break off who is connected."""
-        await self._door.close()
-        await self._api.break_off()
+        await self._api.close()
 
     async def come_up(self) -> None:
         """Serve the API again, at the same address."""
-        await self._door.open()
+        await self._api.open()
 
     async def _tell(self, happenings: Iterator[Happening]) -> None:
         """Let everything happen at its time."""
@@ -216,6 +208,7 @@ async def simulated_dialpad(
     api_key: str | None = None,
     port: int = 0,
     remember: int | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[SimulatedDialpad]:
     """Serve a simulated Dialpad on this machine.
 
@@ -223,22 +216,25 @@ async def simulated_dialpad(
     ``start_ms``: its time at the start; None: now. ``lasts_s``: after so many of its seconds
     nothing happens any more, and `told` is set. ``pace``: how many of its seconds go by in one of
     ours; None: none by themselves, `step` moves its clock. ``remember``: how many requests and
-    deliveries are kept at most. Raises OSError if the port is taken.
+    deliveries are kept at most. ``clock``: instead of ``start_ms`` and ``pace``, one that others
+    have too. Raises OSError if the port is taken.
     """
     faults = faults or Faults()
     faults.seed(seed)
-    if start_ms is None:
+    if clock is not None:
+        start_ms = clock.now_ms
+    elif start_ms is None:
         # No payload's clock is ahead of ours when it is sent.
         start_ms = time.time_ns() // 1_000_000 - MAX_LAG_MS
     if world is None:
         world = World(seed, start_ms - int(days * DAY_MS), tempo)
     world.advance(start_ms)
-    happenings = (
-        world.happenings() if lasts_s is None else world.until(start_ms + int(lasts_s * 1000))
-    )
+    # Others may have the story told, who tell of the same company.
+    ear = world.ear()
+    happenings = ear if lasts_s is None else ear.until(start_ms + int(lasts_s * 1000))
     dialpad = SimulatedDialpad(
         world,
-        Clock(start_ms, pace),
+        clock or Clock(start_ms, pace),
         faults,
         rates,
         api_key=api_key or secrets.token_urlsafe(24),
@@ -247,75 +243,3 @@ async def simulated_dialpad(
     )
     async with dialpad.running(happenings, port):
         yield dialpad
-
-
-class _Listener:
-    """A server on a port that it keeps, also while it is closed."""
-
-    def __init__(self, protocol: Callable[[], asyncio.Protocol]) -> None:
-        self._protocol = protocol
-        self._server: asyncio.Server | None = None
-        self.port = 0
-
-    async def open(self, port: int | None = None) -> None:
-        """Listen; at 0 on a port that is free. Raises OSError."""
-        if self._server is not None:
-            return
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._protocol, HOST, self.port if port is None else port
-        )
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def close(self) -> None:
-        if self._server is None:
-            return
-        self._server.close()
-        self._server = None
-
-
-class _Api:
-    """The API's connections: uvicorn's, of which each can be broken off."""
-
-    def __init__(self, rest: Rest, faults: Faults) -> None:
-        self.faults = faults
-        self.state = ServerState()
-        self.config = uvicorn.Config(
-            rest, log_config=None, access_log=False, ws="none", lifespan="off"
-        )
-        self.config.load()
-
-    def connection(self) -> "_Connection":
-        return _Connection(self)
-
-    async def break_off(self) -> None:
-        """Break off every connection, and wait for what was being answered."""
-        for connection in list(self.state.connections):
-            connection.transport.abort()
-        tasks = list(self.state.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-
-class _Connection(HttpToolsProtocol):
-    def __init__(self, api: _Api) -> None:
-        super().__init__(config=api.config, server_state=api.state, app_state={})
-        self._faults = api.faults
-        # Uvicorn's complaints are about our faults.
-        self.logger = _SILENT
-        self.access_log = False
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self._faults.strikes("refused"):
-            # Without this the end is an orderly one.
-            transport.abort()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {"abort": self.transport.abort}  # type: ignore[dict-item]
-
-
-_SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # noqa: LOG001 - it is in no tree

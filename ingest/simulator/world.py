@@ -5,10 +5,12 @@ it starts; at a real one it depends on the hour of the day and the day of the we
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeVar
+from weakref import WeakSet
 
 from ingest.simulator.company import Company, Number, make_company
 from ingest.simulator.facts import (
@@ -64,6 +66,30 @@ class Consent:
     since_ms: int
 
 
+class Ear:
+    """Somebody who hears what is told from now on, whoever has it told; and has it told."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._heard: deque[Happening] = deque()
+
+    def hear(self, happening: Happening) -> None:
+        self._heard.append(happening)
+
+    def __iter__(self) -> "Iterator[Happening]":
+        return self
+
+    def __next__(self) -> Happening:
+        if not self._heard:
+            self._world.go_on()
+        return self._heard.popleft()
+
+    def until(self, to_ms: int) -> Iterator[Happening]:
+        """All that happens before then and nothing else."""
+        while (self._heard[0] if self._heard else self._world.next()).at_ms < to_ms:
+            yield next(self)
+
+
 class World:
     """One company whose story is told once, with everything that was told kept for questions.
 
@@ -85,6 +111,7 @@ class World:
         self._by_start: list[Leg] = []
         self._rest = self._tell(Story(self.company, tempo, seed, start_ms))
         self._next: Happening | None = None
+        self._ears: WeakSet[Ear] = WeakSet()
 
     @property
     def users(self) -> tuple[Member, ...]:
@@ -109,23 +136,49 @@ class World:
     def happenings(self) -> Iterator[Happening]:
         """Go on with the story, without end, in the order of ``at_ms``.
 
-        There is one story: who asks again goes on where the last one stopped.
+        There is one story: who asks again goes on where the last one stopped. Who must not miss
+        what others have told has an `ear`.
         """
         while True:
-            happening = self._peek()
-            self._next = None
-            yield happening
+            yield self.go_on()
 
     def until(self, to_ms: int) -> Iterator[Happening]:
         """Go on with the story, to all that happens before then and nothing else."""
-        while (happening := self._peek()).at_ms < to_ms:
-            self._next = None
-            yield happening
+        while self.next().at_ms < to_ms:
+            yield self.go_on()
 
     def advance(self, to_ms: int) -> None:
-        """Let everything before then happen without being listened to."""
+        """Let everything before then happen without being listened to, except by ears."""
         for _ in self.until(to_ms):
             pass
+
+    def ear(self) -> Ear:
+        """One that hears everything from here on, as several providers of one company must.
+
+        It keeps what it has not been asked for yet, as long as there is somebody who has it.
+        """
+        ear = Ear(self)
+        self._ears.add(ear)
+        return ear
+
+    def next(self) -> Happening:
+        """What happens next; it has not been told yet."""
+        if self._next is None:
+            self._next = next(self._rest)
+        return self._next
+
+    def go_on(self) -> Happening:
+        """Tell what happens next."""
+        happening = self.next()
+        self._next = None
+        for ear in self._ears:
+            ear.hear(happening)
+        return happening
+
+    @property
+    def begun(self) -> Sequence[Leg]:
+        """The legs that were told of, in the order of their starts, as `legs`."""
+        return self._by_start
 
     def concluded(
         self, at_ms: int, *, after_ms: int | None = None, before_ms: int | None = None
@@ -197,11 +250,6 @@ class World:
             for member in self.company.members
             if any(centre.id == centre_id for centre in self.centres_of(member.id, at_ms))
         ]
-
-    def _peek(self) -> Happening:
-        if self._next is None:
-            self._next = next(self._rest)
-        return self._next
 
     def _tell(self, story: Story) -> Iterator[Happening]:
         for happening in story.tell():

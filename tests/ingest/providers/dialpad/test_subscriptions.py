@@ -37,9 +37,9 @@ from ingest.providers.dialpad.subscriptions import (
 )
 from ingest.providers.dialpad.sync import look, synchronize
 from ingest.settings import Connection
+from ingest.simulator.api_server import Refusal
 from ingest.simulator.dialpad_resources import (
     SCOPES,
-    Refusal,
     Resources,
     Subscription,
     Webhook,
