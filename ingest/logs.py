@@ -142,6 +142,18 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "None of so many calls has a recap: is it off at Dialpad? Told once.",
         "connection calls",
     ),
+    "key_expires": (
+        "An API key ends in `days` (below 0: it has ended): make a new one; told once a day.",
+        "connection days expires_at",
+    ),
+    "key_expiry_unknown": (
+        "When an API key ends cannot be found out: it may not list keys, or is not among them.",
+        "connection reason",
+    ),
+    "list_order_refused": (
+        "A list is not given in the order of its changes: it is read by start instead; told once.",
+        "connection what reason",
+    ),
     "stream_connected": ("A connection's websocket is open, and stays open.", "connection"),
     "stream_lost": (
         "It has ended: closed (by the provider), cut, silent, too_large (a frame), not_websocket.",
@@ -171,11 +183,11 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     ),
     "poll_pass": (
         "A window of a provider's records is on the event log (level debug).",
-        "connection kind read published window_s seconds",
+        "connection agent kind read published window_s seconds",
     ),
     "poll_failed": (
-        "A provider could not be read; it is tried again, and the watermark stays.",
-        "connection what reason detail failures retry_in_s",
+        "A provider, or an agent, could not be read; it is tried again, and the watermark stays.",
+        "connection what agent reason detail failures retry_in_s",
     ),
     "poll_stopped": (
         "A provider refuses our key; it is tried again after a while, and at SIGHUP.",
@@ -197,6 +209,19 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     "gap_closed": (
         "A gap was read back; `found`: the calls that ended in it.",
         "connection channel reason seconds found",
+    ),
+    "poll_behind_schedule": (
+        "There are too many agents to read each of them every `every_s`: all are read, later.",
+        "connection agents behind_s",
+    ),
+    "poll_on_schedule": ("All agents are read in time again.", "connection agents"),
+    "agent_gone": (
+        "An agent is not_listed any more, or not_found: left alone until it is listed again.",
+        "connection agent reason",
+    ),
+    "hints_unread": (
+        "Notifications of calls cannot be read from the log; calls are found by the list alone.",
+        "error",
     ),
     "gaps_unread": ("The topic of gaps cannot be read; it is tried until it can.", "error"),
     "gap_unreadable": ("A record on the topic of gaps is none of ours.", "position"),

@@ -273,6 +273,19 @@ POLL_WATERMARK_AGE_SECONDS = Gauge(
     ["connection"],
     registry=REGISTRY,
 )
+POLL_AGENTS = Gauge(
+    "dialstream_poll_agents",
+    "Agents whose records are read, where we own the connection and it keeps them by agent.",
+    ["connection"],
+    registry=REGISTRY,
+)
+POLL_BEHIND_SECONDS = Gauge(
+    "dialstream_poll_behind_seconds",
+    "How much longer than `every_s` the agent that has waited longest has not been read; 0 while "
+    "the poller keeps up. Agents that cannot be read do not count.",
+    ["connection"],
+    registry=REGISTRY,
+)
 POLL_READ = Counter(
     "dialstream_poll_read",
     "Items of providers' lists that were read back, every time that they were.",
@@ -288,6 +301,13 @@ POLL_PUBLISHED = Counter(
 POLL_GAPS_OPEN = Gauge(
     "dialstream_poll_gaps_open",
     "Gaps that are not read back yet, where we own the connection.",
+    ["connection"],
+    registry=REGISTRY,
+)
+KEY_EXPIRES_DAYS = Gauge(
+    "dialstream_key_expires_days",
+    "Days until a connection's API key expires, below 0 after it has; NaN if that is not known of "
+    "the key in the settings. Only of providers that tell it.",
     ["connection"],
     registry=REGISTRY,
 )

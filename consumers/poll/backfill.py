@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from consumers.poll.poller import SOURCE, closing_pages, pause_s
+from consumers.poll.loops import SOURCE, closing_pages, pause_s
 from consumers.poll.role import memory_path
 from consumers.poll.seen import CALLS, Seen
 from ingest.api import ApiError

@@ -8,8 +8,12 @@ from datetime import datetime
 import orjson
 import structlog
 
+from consumers.poll.loops import Storing
+from consumers.poll.seen import Seen
 from consumers.poll.windows import Gap
 from ingest.eventlog.log import Reader, StoredRecord
+from ingest.gaps import gap_event
+from schemas.event import Event
 
 log = structlog.get_logger()
 
@@ -102,6 +106,47 @@ class Gaps:
         """
         found = sorted(self._open.get(connection, {}).values(), key=lambda gap: gap.from_ms)
         return [gap if gap.to_ms is not None else _ended(gap, found, connected_ms) for gap in found]
+
+
+async def close_gap(
+    connection: str, gap: Gap, gaps: Gaps, seen: Seen, storing: Storing, now_ms: int
+) -> None:
+    """Say that a gap was read back; ``found``: the calls that ended in it.
+
+    These are what the channel would have told. Whether another one has told of them, or the
+    provider has sent it again, a poller cannot know.
+    """
+    found = seen.found_in(gap)
+    event = gap_event(
+        connection,
+        gap.channel,
+        gap.from_ms,
+        to_ms=gap.to_ms,
+        reason=gap.reason,
+        found=found,
+        now_ms=now_ms,
+    )
+    await storing.events([event])
+    gaps.closed(connection, gap)
+    seen.gap_closed(gap)
+    log.info(
+        "gap_closed",
+        connection=connection,
+        channel=gap.channel,
+        reason=gap.reason,
+        seconds=round((gap.end_ms - gap.from_ms) / 1000, 3),
+        found=found,
+    )
+
+
+def found_in(gaps: Iterable[Gap], page: Iterable[Event]) -> list[tuple[Gap, str]]:
+    """The calls of a page that became what their records say while a channel was deaf."""
+    return [
+        (gap, event.data["call_id"])
+        for gap in gaps
+        for event in page
+        if event.subject_kind == "call" and gap.from_ms <= event.time_ms <= gap.end_ms
+    ]
 
 
 def _ended(gap: Gap, others: Iterable[Gap], connected_ms: int | None) -> Gap:

@@ -5,35 +5,36 @@ the recaps, and nothing else.
 """
 
 import asyncio
-import itertools
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-import apsw
 import msgspec
 import orjson
 import structlog
 
-from consumers.poll.gaps import Gaps
+from consumers.poll.gaps import Gaps, close_gap, found_in
+from consumers.poll.hints import DELAYS_S, Hinted, Hints, is_final
+from consumers.poll.loops import (
+    BACKOFF_S,
+    LOOK_S,
+    NEVER,
+    SOURCE,
+    STOPPED_S,
+    VIA,
+    Loops,
+    Storing,
+    closing_pages,
+    whole,
+)
 from consumers.poll.seen import CALLS, UNSURE, Seen
 from consumers.poll.windows import Gap, Plan, Window
 from ingest.api import ApiError
-from ingest.delivery import Records
-from ingest.errors import ConfigError, PublishError
+from ingest.delivery import CallRecords, Records
 from ingest.eventlog.log import Publisher
-from ingest.gaps import gap_event
-from ingest.metrics import (
-    POLL_GAPS_OPEN,
-    POLL_PUBLISHED,
-    POLL_READ,
-    POLL_WATERMARK_AGE_SECONDS,
-    TALLIES,
-)
-from ingest.pipeline import store
+from ingest.metrics import POLL_GAPS_OPEN, POLL_WATERMARK_AGE_SECONDS
 from ingest.providers import PROVIDERS
 from ingest.settings import Connection
 from ingest.work import Job
@@ -42,25 +43,7 @@ from schemas.times import minute, now_ms
 
 log = structlog.get_logger()
 
-VIA = "poll"
-
-#: The name of our checkpoint.
-SOURCE = "calls"
-
 DAY_S = 86_400.0
-
-#: A key that is refused is tried again after so long, or when secrets are read again.
-STOPPED_S = 900.0
-
-#: Between two looks at whether there is something to do, at most.
-LOOK_S = 1.0
-
-#: So many failures in a row make it degraded.
-_FAILING = 3
-
-_BACKOFF_S = (1.0, 300.0)
-_PUBLISH_BACKOFF_S = (0.2, 30.0)
-_PUBLISH_S = 30.0
 
 #: When a transcript or recap is asked for after its call was read, and again while there is none:
 #: they are made minutes after the call, and some never.
@@ -71,6 +54,12 @@ _KEEP_SWEEPS = 8
 
 #: What is fetched call by call.
 ARTEFACTS = ("transcripts", "recaps")
+
+#: The loop that reads calls again of which the provider has notified us.
+HINTS = "hints"
+
+#: These requests fail because of what they ask for; others may well be answered.
+_ITS_OWN = ("refused", "unexpected", "conflict", "not_found")
 
 Open = Callable[[], AbstractAsyncContextManager[Records]]
 
@@ -86,48 +75,52 @@ class Poller:
         publisher: Publisher,
         gaps: Gaps,
         seen: Seen,
+        hints: Hints | None = None,
         *,
         artefact_delays_s: Sequence[float] = ARTEFACT_DELAYS_S,
+        hint_delays_s: Sequence[float] = DELAYS_S,
         stopped_s: float = STOPPED_S,
-        backoff_s: tuple[float, float] = _BACKOFF_S,
+        backoff_s: tuple[float, float] = BACKOFF_S,
     ) -> None:
+        """``hints``: of all connections; None if there are none of this one."""
         self.name = job.connection
         self._job = job
         self._poll = connection.poll
-        self._open = open_records
-        self._publisher = publisher
         self._gaps = gaps
         self._seen = seen
+        self._hints = hints if connection.has_secrets else None
+        self._hinted = Hinted(hint_delays_s)
+        self._listening = False
         self._delays_s = artefact_delays_s
-        self._stopped_s = stopped_s
-        self._backoff_s = backoff_s
+        self._loops = Loops(
+            self.name, open_records, CALLS, stopped_s=stopped_s, backoff_s=backoff_s
+        )
+        self._storing = Storing(self.name, publisher)
+        #: A page is compared, stored and remembered before the next one is compared.
+        self._taking = asyncio.Lock()
         checkpoint = job.checkpoint(SOURCE) or {}
         self._mark: str | None = checkpoint.get("cache")
         self._plan = Plan(
             self._poll,
-            _whole(checkpoint, "watermark_ms"),
-            _whole(checkpoint, "swept_ms"),
+            whole(checkpoint, "watermark_ms"),
+            whole(checkpoint, "swept_ms"),
             slice_ms=PROVIDERS[connection.provider].slice_ms,
         )
         self._sweep_turn = 0
-        #: What is wrong, by the loop.
-        self._troubles: dict[str, str] = {}
-        self._nudges: dict[str, asyncio.Event] = {}
 
     def troubles(self) -> Sequence[str]:
-        return list(self._troubles.values())
+        return self._loops.troubles()
 
     def reload(self) -> None:
         """Secrets may have changed: whoever has stopped tries again."""
-        for nudge in self._nudges.values():
-            nudge.set()
+        self._loops.reload()
 
     async def run(self) -> None:
         """Read until cancelled, which may be at any moment: what is half done is done again."""
         mark = self._seen.adopt(self._mark)
         if mark != self._mark:
             # From now on what is remembered belongs to what the log holds.
-            await self._patiently(self._save)
+            await self._storing.patiently(self._save)
         await self._gaps.current()
         age = POLL_WATERMARK_AGE_SECONDS.labels(self.name)
         age.set_function(self._watermark_age_s)
@@ -136,90 +129,22 @@ class Poller:
         for what in self._poll.also:
             read = self._read_artefact if what in ARTEFACTS else self._read_list
             loops[what] = partial(read, what)
+        if self._hints is not None:
+            loops[HINTS] = self._read_hint
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for what, read_once in loops.items():
-                    tasks.create_task(self._keep(what, read_once))
+            await self._loops.run(loops)
         finally:
+            if self._hints is not None:
+                self._hints.leave(self.name)
             POLL_WATERMARK_AGE_SECONDS.remove(self.name)
             POLL_GAPS_OPEN.remove(self.name)
-
-    async def _keep(self, what: str, read_once: Callable[[Records], Awaitable[float]]) -> None:
-        """Read again and again; wait as ``read_once`` says, or as its error asks for."""
-        nudge = self._nudges[what] = asyncio.Event()
-        failures = 0
-        while True:
-            try:
-                async with self._open() as records:
-                    while True:
-                        wait_s = await read_once(records)
-                        if wait_s <= 0:
-                            failures = 0
-                            if self._troubles.pop(what, None):
-                                log.info("poll_resumed", connection=self.name, what=what)
-                        # Even 0: others have their turn.
-                        await asyncio.sleep(min(wait_s, LOOK_S))
-            except (ApiError, ConfigError) as error:
-                failures += 1
-                wait_s = self._fail(what, error, failures)
-            except (asyncio.CancelledError, Exception) as error:
-                task = asyncio.current_task()
-                # The connection may be somebody else's; a memory that is damaged is opened anew.
-                if isinstance(error, (PublishError, apsw.Error)) or (task and task.cancelling()):
-                    raise
-                log.error("unexpected_error", connection=self.name, exc_info=error)
-                failures += 1
-                wait_s = pause_s(failures, *self._backoff_s)
-                self._note_failing(what, failures)
-            nudge.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await nudge.wait()
-
-    def _fail(self, what: str, error: ApiError | ConfigError, failures: int) -> float:
-        """Tell what went wrong; for how many seconds to leave it."""
-        if isinstance(error, ConfigError) or error.reason in ("unauthorized", "forbidden"):
-            self._troubles[what] = f"poll_stopped:{self._place(what)}"
-            log.error(
-                "poll_stopped",
-                connection=self.name,
-                what=what,
-                reason="no_key" if isinstance(error, ConfigError) else error.reason,
-                detail=str(error),
-                retry_in_s=self._stopped_s,
-            )
-            return self._stopped_s
-        wait_s = pause_s(failures, *self._backoff_s)
-        if error.retry_after_s is not None:
-            wait_s = max(wait_s, error.retry_after_s)
-        self._note_failing(what, failures)
-        say = log.warning
-        if error.reason in ("cursor_loop", "unexpected"):  # waiting alone will hardly mend it
-            say = log.error
-        say(
-            "poll_failed",
-            connection=self.name,
-            what=what,
-            reason=error.reason,
-            detail=str(error),
-            failures=failures,
-            retry_in_s=round(wait_s, 1),
-        )
-        return wait_s
-
-    def _note_failing(self, what: str, failures: int) -> None:
-        if failures >= _FAILING:
-            self._troubles.setdefault(what, f"poll_failing:{self._place(what)}")
-
-    def _place(self, what: str) -> str:
-        return self.name if what == CALLS else f"{self.name}:{what}"
 
     # Calls
 
     async def _read_calls(self, records: Records) -> float:
         """Read the next window, if one is due."""
         websocket = self._job.checkpoint("websocket") or {}
-        gaps = self._gaps.of(self.name, _whole(websocket, "connected_ms"))
+        gaps = self._gaps.of(self.name, whole(websocket, "connected_ms"))
         POLL_GAPS_OPEN.labels(self.name).set(len(gaps))
         window = self._plan.next(now_ms(), time.monotonic(), gaps)
         if not isinstance(window, Window):
@@ -235,11 +160,11 @@ class Poller:
         self._plan.done(window, time.monotonic())
         if window.last:
             for gap in window.gaps:
-                await self._close(gap)
+                await close_gap(self.name, gap, self._gaps, self._seen, self._storing, now_ms())
             if window.kind == "sweep":
                 self._swept()
         if window.kind != "gap":
-            await self._patiently(self._save)
+            await self._storing.patiently(self._save)
         log.debug(
             "poll_pass",
             connection=self.name,
@@ -253,50 +178,23 @@ class Poller:
 
     async def _take_page(self, page: Sequence[Event], gaps: Sequence[Gap]) -> int:
         """Publish what is new in it, and remember it; how many that were."""
-        fresh = self._seen.fresh(CALLS, page)
-        await self._store(CALLS, page, fresh)
-        due_ms = now_ms() + round(self._delays_s[0] * 1000)
-        artefacts = [what for what in self._poll.also if what in ARTEFACTS]
-        self._seen.remember(
-            CALLS,
-            page,
-            gaps=[(gap, e.data["call_id"]) for gap in gaps for e in page if ended_in(gap, e)],
-            wanted=[
-                (what, event.data["call_id"], due_ms)
-                for event in fresh
-                if artefacts and was_recorded(event)
-                for what in artefacts
-            ],
-        )
+        async with self._taking:
+            fresh = self._seen.fresh(CALLS, page)
+            await self._storing.page(CALLS, page, fresh)
+            due_ms = now_ms() + round(self._delays_s[0] * 1000)
+            artefacts = [what for what in self._poll.also if what in ARTEFACTS]
+            self._seen.remember(
+                CALLS,
+                page,
+                gaps=found_in(gaps, page),
+                wanted=[
+                    (what, event.data["call_id"], due_ms)
+                    for event in fresh
+                    if artefacts and was_recorded(event)
+                    for what in artefacts
+                ],
+            )
         return len(fresh)
-
-    async def _close(self, gap: Gap) -> None:
-        """Say that a gap was read back; ``found``: the calls that ended in it.
-
-        These are what the channel would have told. Whether another one has told of them, or the
-        provider has sent it again, a poller cannot know.
-        """
-        found = self._seen.found_in(gap)
-        event = gap_event(
-            self.name,
-            gap.channel,
-            gap.from_ms,
-            to_ms=gap.to_ms,
-            reason=gap.reason,
-            found=found,
-            now_ms=now_ms(),
-        )
-        await self._patiently(partial(self._put, [event]))
-        self._gaps.closed(self.name, gap)
-        self._seen.gap_closed(gap)
-        log.info(
-            "gap_closed",
-            connection=self.name,
-            channel=gap.channel,
-            reason=gap.reason,
-            seconds=round((gap.end_ms - gap.from_ms) / 1000, 3),
-            found=found,
-        )
 
     def _swept(self) -> None:
         """Calls that were not in this sweep lie behind its window for good."""
@@ -320,6 +218,34 @@ class Poller:
         mark_ms = self._plan.watermark_ms
         return float("nan") if mark_ms is None else (now_ms() - mark_ms) / 1000
 
+    # Calls of which the provider has notified us
+
+    async def _read_hint(self, records: Records) -> float:
+        """Read one of these again, if it is due."""
+        if not isinstance(records, CallRecords):
+            return NEVER
+        if self._hints is not None and not self._listening:
+            self._listening = True
+            self._hints.listen(
+                self.name, lambda call_id: self._hinted.add(call_id, time.monotonic())
+            )
+        taken = self._hinted.take(time.monotonic())
+        if isinstance(taken, float):
+            return min(taken, LOOK_S)
+        call_id, tries = taken
+        page: Sequence[Event] = ()
+        try:
+            page = await records.call(call_id, VIA)
+            await self._take_page(page, ())
+        except ApiError as error:
+            if error.reason not in _ITS_OWN:
+                raise
+            self._loops.fail(HINTS, error, 1)
+        finally:
+            if not is_final(page):
+                self._hinted.again(call_id, tries + 1, time.monotonic())
+        return 0.0
+
     # What the setting `also` names
 
     async def _read_artefact(self, what: str, records: Records) -> float:
@@ -335,13 +261,13 @@ class Poller:
         try:
             async with closing_pages(records.also(what, [call_id], VIA)) as pages:
                 async for page in pages:
-                    await self._store(what, page, self._seen.fresh(what, page))
+                    await self._storing.page(what, page, self._seen.fresh(what, page))
                     found += page
         except ApiError as error:
-            if error.reason not in ("refused", "unexpected", "conflict", "not_found"):
+            if error.reason not in _ITS_OWN:
                 raise
             # It may be this one call: it waits, and the others have their turn.
-            self._fail(what, error, 1)
+            self._loops.fail(what, error, 1)
             found = []
         if found:
             self._seen.fetched(what, call_id, found)
@@ -354,9 +280,11 @@ class Poller:
 
     async def _read_list(self, what: str, records: Records) -> float:
         """Go through a list once, if it is due."""
-        every_s = {"directory": DAY_S, "duty_status": self._poll.every_s}.get(
-            what, self._poll.sweep_every_s
-        )
+        every_s = {
+            "directory": DAY_S,
+            "duty_status": self._poll.every_s,
+            "recordings": self._poll.every_s,
+        }.get(what, self._poll.sweep_every_s)
         if self._seen.missed(what):  # look again soon
             every_s = min(every_s, self._poll.every_s)
         last_ms = self._seen.note(f"listed {what}")
@@ -371,7 +299,7 @@ class Poller:
                 if what == "contacts":
                     page = self._compared(page, first=last_ms is None)  # noqa: PLW2901
                 fresh = self._seen.fresh(what, page)
-                await self._store(what, page, fresh)
+                await self._storing.page(what, page, fresh)
                 self._seen.remember(what, page)
         if what == "contacts":
             await self._tell_deleted(what, turn)
@@ -397,75 +325,8 @@ class Poller:
             for key, fact in gone
             if key.startswith("contact/")
         ]
-        await self._store(what, events, events)
+        await self._storing.page(what, events, events)
         self._seen.forget(what, [key for key, _ in gone])
-
-    # Storing
-
-    async def _store(self, what: str, page: Sequence[Event], fresh: Sequence[Event]) -> None:
-        """Return once ``fresh``, which is new in a page, is durable on the event log."""
-        POLL_READ.labels(self.name, what).inc(len(page))
-        if not fresh:
-            return
-        await self._patiently(partial(self._put, fresh))
-        POLL_PUBLISHED.labels(self.name, what).inc(len(fresh))
-        tally = TALLIES.of(self.name, VIA)
-        for event in fresh:
-            if event.subject_kind == "reject":
-                tally.rejects[event.what] += 1
-            else:
-                tally.events[event.subject_kind] += 1
-            for surprise, _ in event.surprises:
-                tally.surprises[surprise] += 1
-
-    async def _put(self, events: Sequence[Event]) -> None:
-        await store(self._publisher, events, asyncio.get_running_loop().time() + _PUBLISH_S)
-
-    async def _patiently(self, put: Callable[[], Awaitable[None]]) -> None:
-        """Do it until it is durable: what was read is never skipped."""
-        for tries in itertools.count(1):
-            try:
-                return await put()
-            except PublishError as error:
-                if error.reason == "not_owner":
-                    raise
-                wait_s = pause_s(tries, *_PUBLISH_BACKOFF_S)
-                log.warning(
-                    "poll_waits",
-                    connection=self.name,
-                    reason=error.reason,
-                    retry_in_s=round(wait_s, 1),
-                )
-            await asyncio.sleep(wait_s)
-        raise AssertionError
-
-
-def _whole(checkpoint: Mapping[str, Any], name: str) -> int | None:
-    value = checkpoint.get(name)
-    return value if type(value) is int else None
-
-
-@asynccontextmanager
-async def closing_pages(
-    pages: AsyncIterator[Sequence[Event]],
-) -> AsyncIterator[AsyncIterator[Sequence[Event]]]:
-    """End what reads the pages with the block, and not some time later."""
-    try:
-        yield pages
-    finally:
-        close = getattr(pages, "aclose", None)
-        if close is not None:
-            await close()
-
-
-def pause_s(failures: int, first_s: float, most_s: float) -> float:
-    """How long to wait after so many failures in a row: longer each time, never quite alike."""
-    return min(most_s, first_s * 2.0 ** min(failures - 1, 30)) * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
-
-
-def ended_in(gap: Gap, event: Event) -> bool:
-    """Whether a call became what its record says while the channel was deaf."""
-    return event.subject_kind == "call" and gap.from_ms <= event.time_ms <= gap.end_ms
 
 
 def was_recorded(event: Event) -> bool:

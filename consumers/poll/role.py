@@ -2,19 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
-from consumers.poll.gaps import TOPIC, Gaps
+from consumers.poll.agents import AgentsPoller
+from consumers.poll.gaps import TOPIC as GAPS
+from consumers.poll.gaps import Gaps
+from consumers.poll.hints import TOPIC as CALLS
+from consumers.poll.hints import Hints
 from consumers.poll.poller import Poller
 from consumers.poll.seen import Seen
-from ingest.delivery import Records
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
 from ingest.providers import PROVIDERS
 from ingest.runner import Stopping
 from ingest.service import Service, open_standby_service
-from ingest.settings import Connection, Settings
+from ingest.settings import Settings
 from ingest.work import Job, share_work
 
 ROLE = "poller"
@@ -52,8 +56,8 @@ async def poll_alone(settings: Settings, stopping: Stopping) -> None:
 async def poll(service: Service) -> None:
     """Read back the connections that are ours until the service is stopping."""
     settings = service.settings
-    gaps = Gaps()
-    pollers: dict[str, Poller] = {}
+    gaps, hints = Gaps(), Hints()
+    pollers: dict[str, Poller | AgentsPoller] = {}
 
     def troubles() -> Sequence[str]:
         words = [word for poller in pollers.values() for word in poller.troubles()]
@@ -67,12 +71,17 @@ async def poll(service: Service) -> None:
         name = job.connection
         connection = settings.connections[name]
 
-        def open_records() -> AbstractAsyncContextManager[Records]:
-            return _open_records(name, connection)
-
+        provider = PROVIDERS[connection.provider]
         path = memory_path(settings.eventlog.path, name)
         with closing(await asyncio.to_thread(Seen.open, path)) as seen:
-            poller = Poller(job, connection, open_records, service.eventlog, gaps, seen)
+            poller: Poller | AgentsPoller
+            if provider.agent_records is not None:
+                by_agent = partial(provider.agent_records, name, connection)
+                poller = AgentsPoller(job, connection, by_agent, service.eventlog, gaps, seen)
+            else:
+                assert provider.records is not None
+                records = partial(provider.records, name, connection)
+                poller = Poller(job, connection, records, service.eventlog, gaps, seen, hints)
             pollers[name] = poller
             try:
                 await poller.run()
@@ -82,16 +91,14 @@ async def poll(service: Service) -> None:
     service.troubles.append(troubles)
     service.reloads.append(reload)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(gaps.follow(lambda: open_reader(settings, [TOPIC])))
+        following = [
+            tasks.create_task(gaps.follow(lambda: open_reader(settings, [GAPS]))),
+            tasks.create_task(hints.follow(lambda: open_reader(settings, [CALLS], start="latest"))),
+        ]
         sharing = tasks.create_task(share_work(service, _WORK, polled_connections(settings), run))
         service.started(ROLE)
         await service.stopping.wait()
         sharing.cancel()
         await asyncio.wait([sharing])
-        following.cancel()
-
-
-def _open_records(name: str, connection: Connection) -> AbstractAsyncContextManager[Records]:
-    records = PROVIDERS[connection.provider].records
-    assert records is not None
-    return records(name, connection)
+        for task in following:
+            task.cancel()

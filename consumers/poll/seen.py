@@ -57,6 +57,11 @@ insert or ignore into wanted select ?1, ?2, ?3, 0
 where not exists (select 1 from seen where list = ?1 and key = 'call/' || ?2)
 """
 
+_WANT_AGAIN = """
+insert into wanted values (?1, ?2, ?3, 0)
+on conflict do update set due_ms = min(due_ms, excluded.due_ms)
+"""
+
 _DROP_OLDEST = """
 delete from wanted where list = ?1 and call_id in
     (select call_id from wanted where list = ?1 order by due_ms limit ?2)
@@ -79,9 +84,14 @@ def fact_of(event: Event) -> str:
     return fact
 
 
+#: Of which there are several to a subject at the same time: a number may have opted out of several
+#: things, a call may have several recordings, an agent has many versions.
+_SEVERAL = ("dialstream.consent.", "dialstream.call.recording_ready", "dialstream.change.")
+
+
 def key_of(event: Event) -> str:
-    """What an event is about. A number may have opted out of several things, back into others."""
-    if event.subject_kind == "consent":
+    """What an event is about."""
+    if event.type.startswith(_SEVERAL):
         return f"{event.subject}/{fact_of(event)}"
     return event.subject
 
@@ -171,13 +181,14 @@ class Seen:
 
     def facts(self, list_: str, events: Iterable[Event]) -> list[str | None]:
         """Of each event what was last remembered in its place, behind `UNSURE` where that is so."""
-        found = []
-        for event in events:
-            fact: str | None = self._db.execute(
-                "select fact from seen where list = ? and key = ?", (list_, key_of(event))
-            ).get
-            found.append(fact)
-        return found
+        keys = [key_of(event) for event in events]
+        known: dict[str, str] = dict(
+            self._db.executemany(
+                "select key, fact from seen where list = ? and key = ?",
+                [(list_, key) for key in keys],
+            )
+        )
+        return [known.get(key) for key in keys]
 
     def fresh(self, list_: str, events: Sequence[Event]) -> list[Event]:
         """Those of a page that say something new."""
@@ -256,6 +267,10 @@ class Seen:
             (list_,),
         ).get
         return row
+
+    def want(self, list_: str, idents: Iterable[str], due_ms: int) -> None:
+        """Fetch what belongs to each of these then, or sooner if that was meant already."""
+        self._write((_WANT_AGAIN, [(list_, ident, due_ms) for ident in idents]))
 
     def put_off(self, list_: str, call_id: str, due_ms: int) -> None:
         """Try it again then."""

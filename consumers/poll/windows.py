@@ -94,7 +94,8 @@ class Plan:
         self.watermark_ms = watermark_ms
         #: The end of the last sweep.
         self.swept_ms = swept_ms
-        self._near_s: float | None = None
+        #: When the last near pass was begun, or counts as begun; None before the first.
+        self.near_s: float | None = None
         self._sweep_s: float | None = None
         self._gap_s: float | None = None
         self._sweep: _Walk | None = None
@@ -107,25 +108,23 @@ class Plan:
         ``gaps``: all that are open, in any order. One is read once it is over and ``lag_s`` have
         passed.
         """
-        goal_ms = now_ms - self._lag_ms
-        near_due_s = self._due_s(self._near_s, self._every_s, steady_s)
-        ready = [gap for gap in gaps if gap.to_ms is not None and gap.end_ms <= goal_ms]
+        near_due_s = self._due_s(self.near_s, self._every_s, steady_s)
+        ready = self.ready(gaps, now_ms)
         gap_due_s = self._due_s(self._gap_s, self._every_s, steady_s)
         # By turns: neither many gaps, nor one that cannot be read, keep the near pass from its
         # turn; nor does that keep them from theirs.
-        sweep_due_s = self._sweep_due_s(goal_ms, steady_s)
-        sweep_turn = self._sweep is not None or sweep_due_s <= 0
+        sweep_due_s = self.sweep_due_s(now_ms, steady_s)
         # Nor does one that cannot be read keep the sweep from its turn.
-        others_turn = near_due_s <= 0 or (sweep_turn and self._gap_failed)
+        others_turn = near_due_s <= 0 or (sweep_due_s <= 0 and self._gap_failed)
         gap_turn = not (self._after_gap and others_turn)
         if gap_turn and (self._gap is not None or (ready and gap_due_s <= 0)):
             self._after_gap = self._gap_failed = True  # until it is done
-            return self._gap_window(ready, steady_s)
+            return self.gap(ready, steady_s)
         self._after_gap = False
         if near_due_s <= 0:
-            return self._near_window(goal_ms, steady_s)
-        if sweep_turn:
-            return self._sweep_window(goal_ms, steady_s)
+            return self.near(now_ms, steady_s)
+        if sweep_due_s <= 0:
+            return self.sweep(now_ms, steady_s)
         waits = [near_due_s, sweep_due_s]
         if ready:
             waits.append(gap_due_s)
@@ -149,11 +148,13 @@ class Plan:
             if left is None:
                 # A pass that takes longer than `every_s` leaves time for the sweep all the same.
                 pause_s = min(1.0, self._every_s)
-                self._near_s = max(window.begun_s, ended_s - self._every_s + pause_s)
+                self.near_s = max(window.begun_s, ended_s - self._every_s + pause_s)
                 if self.swept_ms is None:  # the first pass of all has read deep enough
                     self.swept_ms, self._sweep_s = window.goal_ms, window.begun_s
 
-    def _near_window(self, goal_ms: int, steady_s: float) -> Window:
+    def near(self, now_ms: int, steady_s: float) -> Window:
+        """The next window of the near pass, due or not."""
+        goal_ms = now_ms - self._lag_ms
         if self.watermark_ms is None:
             from_ms = base_ms = goal_ms - self._first_read_ms
         elif self.watermark_ms > goal_ms:
@@ -171,16 +172,24 @@ class Plan:
             begun_s=steady_s,
         )
 
-    def _sweep_window(self, goal_ms: int, steady_s: float) -> Window:
+    def sweep(self, now_ms: int, steady_s: float) -> Window:
+        """The next window of the deep sweep, due or not."""
         walk = self._sweep
         if walk is None:
+            goal_ms = now_ms - self._lag_ms
             from_ms = goal_ms - self._sweep_overlap_ms
             if self.swept_ms is not None:
                 from_ms = min(from_ms, self.swept_ms - self._depth_ms)
             walk = _Walk(from_ms, goal_ms, steady_s)
         return self._slice("sweep", walk)
 
-    def _gap_window(self, ready: Sequence[Gap], steady_s: float) -> Window:
+    def ready(self, gaps: Sequence[Gap], now_ms: int) -> list[Gap]:
+        """Those that are over, and whose calls are listed by now."""
+        goal_ms = now_ms - self._lag_ms
+        return [gap for gap in gaps if gap.to_ms is not None and gap.end_ms <= goal_ms]
+
+    def gap(self, ready: Sequence[Gap], steady_s: float) -> Window:
+        """The next window of the gap that is being read, else of the first of these."""
         walk = self._gap
         if walk is None:
             # Those that lie so close that they would be read twice are read as one.
@@ -205,9 +214,13 @@ class Plan:
             gaps=walk.gaps,
         )
 
-    def _sweep_due_s(self, goal_ms: int, steady_s: float) -> float:
+    def sweep_due_s(self, now_ms: int, steady_s: float) -> float:
+        """In how many seconds a sweep is due; 0 or less: now."""
+        if self._sweep is not None:
+            return 0.0
         if self._sweep_s is not None:
             return self._due_s(self._sweep_s, self._sweep_every_s, steady_s)
+        goal_ms = now_ms - self._lag_ms
         if self.swept_ms is None or self.swept_ms > goal_ms:
             return 0.0
         return self._sweep_every_s - (goal_ms - self.swept_ms) / 1000

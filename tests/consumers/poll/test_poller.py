@@ -223,9 +223,9 @@ async def test_a_key_that_cannot_be_read_stops_it_too(tmp_path: Path, records: F
             raise refusals.pop()
         yield records
 
+    records.open = without_key  # type: ignore[method-assign]
     async with open_journal(tmp_path) as journal:
         one = poller(records, job, journal, seen)
-        one._open = without_key
         async with running(one):
             await until(lambda: one.troubles() == ["poll_stopped:acme"])
             one.reload()
