@@ -5,22 +5,14 @@ id that is named is a node, seen or not, and the smallest one of a set is its na
 does not depend on the order in which links become known.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import orjson
 from msgspec import Struct
 
 from consumers.reconcile.facts import NOBODY, CallFact, Who
-from consumers.reconcile.legs import (
-    ARTEFACTS,
-    Leg,
-    Side,
-    endings_of,
-    is_push,
-    pushed,
-    recorded,
-)
+from consumers.reconcile.legs import Leg, Side
 from ingest.fields import by_size
 from schemas.times import rfc3339
 
@@ -96,26 +88,25 @@ def ledger_row(
     Times and lengths are those of the provider's record where there is one, states those of the
     pushes.
     """
-    truths = sorted(
-        ((truth(leg), leg) for leg in legs),
-        key=lambda pair: (pair[0].started_ms or pair[1].first_at_ms, by_size(pair[1].call_id)),
+    legs = sorted(
+        legs, key=lambda leg: (leg.truth.started_ms or leg.first_at_ms, by_size(leg.call_id))
     )
-    sides = [side for side, _ in truths]
+    sides = [leg.truth for leg in legs]
     over = all(side.settled for side in sides)
     ended_ms = _greatest(side.ended_ms for side in sides) if over else None
     started_ms = _least(side.started_ms for side in sides)
     connected_ms = _least(side.connected_ms for side in sides)
     direction = next((s.direction for s in sides if s.direction != "unknown"), "unknown")
     external = next((s.external for s in sides if s.external != NOBODY), NOBODY)
-    settled_ms = _greatest(_ended_ms(side) for side in sides)
+    settled_ms = _greatest(leg.ended_ms for leg in legs)
     total_s = None
     if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
         total_s = (ended_ms - started_ms) / 1000
     facts = [fact for leg in legs for fact in leg.facts]
     return {
         "conversation_id": name,
-        "call_ids": [leg.call_id for _, leg in truths],
-        "legs": [_leg_row(side, leg) for side, leg in truths],
+        "call_ids": [leg.call_id for leg in legs],
+        "legs": [_leg_row(leg) for leg in legs],
         "direction": direction,
         "external": _party(external),
         "started_at": _time(started_ms),
@@ -128,7 +119,7 @@ def ledger_row(
         "voicemail": _last(facts, "voicemail"),
         "transcript": _last(facts, "transcript"),
         "recap": _last(facts, "recap"),
-        "flags": sorted({*flags, *(flag for leg in legs for flag in flags_of(leg))}),
+        "flags": sorted({*flags, *(flag for leg in legs for flag in leg.flags)}),
         "verdicts": sorted({*verdicts, *(leg.verdicts[-1].id for leg in legs if leg.verdicts)}),
         "counterparts": [
             {"connection": each.connection, "call_id": each.call_id}
@@ -145,58 +136,13 @@ def ledger_row(
 
 def complete_at_ms(legs: Sequence[Leg], settle_ms: int) -> int | None:
     """When their row becomes complete if nothing more comes; None if one still runs."""
-    ends = [_ended_ms(truth(leg)) for leg in legs]
+    ends = [leg.ended_ms for leg in legs]
     known = [end_ms for end_ms in ends if end_ms is not None]
     return max(known) + settle_ms if known and len(known) == len(ends) else None
 
 
-def truth(leg: Leg) -> Side:
-    """A leg as the ledger has it: the record's word where it has one, else the pushes'."""
-    push, record = pushed(leg, mended=True), recorded(leg)
-    if push is None or record is None or not record.settled:
-        return push or record or Side()
-    taken = Side()
-    for name in Side.__struct_fields__:
-        ours, theirs = getattr(push, name), getattr(record, name)
-        setattr(taken, name, ours if theirs in (None, "unknown", NOBODY) else theirs)
-    taken.settled = True
-    taken.settled_at_ms = _least((push.settled_at_ms, record.settled_at_ms))
-    return taken
-
-
-def flags_of(leg: Leg) -> Iterator[str]:
-    """What is odd about a leg's facts; nothing is dropped for it."""
-    pushes = [fact for fact in leg.facts if is_push(fact) and fact.what not in ARTEFACTS]
-    endings = [fact for fact in endings_of(pushes) if fact.what in ("ended", "missed", "blocked")]
-    if endings:
-        first = endings[0]
-        if any(
-            fact.what == "connected" and (fact.time_ms, fact.id) > (first.time_ms, first.id)
-            for fact in pushes
-        ):
-            yield "impossible_order"
-        ends = {fact.call.ended_at for fact in endings if fact.call.ended_at is not None}
-        if len(ends) > 1:
-            yield "second_ending"
-    if any(
-        fact.call.started_at is not None
-        and fact.call.ended_at is not None
-        and fact.call.ended_at < fact.call.started_at
-        for fact in leg.facts
-    ):
-        yield "ended_before_start"
-    if leg.surplus:
-        yield "too_many_events"
-
-
-def _ended_ms(side: Side) -> int | None:
-    """When it ended, not after we had heard of it; None if it has not."""
-    if not side.settled:
-        return None
-    return _least((side.ended_ms, side.settled_at_ms))
-
-
-def _leg_row(side: Side, leg: Leg) -> dict[str, Any]:
+def _leg_row(leg: Leg) -> dict[str, Any]:
+    side = leg.truth
     states = {(fact.time_ms, fact.what) for fact in leg.facts if not fact.is_record}
     return {
         "call_id": leg.call_id,

@@ -20,7 +20,7 @@ from consumers.reconcile.completeness import (
 )
 from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
 from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
-from consumers.reconcile.legs import Leg, pushed, recorded
+from consumers.reconcile.legs import Leg
 from consumers.reconcile.verdicts import Judgement, Rules, Wait, judge, mended_ending, verdict_event
 from ingest.derived import derived_event
 from ingest.eventlog.log import Record, records_of
@@ -165,7 +165,7 @@ class Core:
             leg = self._store.leg((mark.connection, call_id))
             if leg is None or leg.wake_ms is None:
                 continue
-            if self._passed(mark.connection)(_started_ms(leg), end_ms):
+            if self._passed(mark.connection)(leg.started_ms, end_ms):
                 self._judge(leg, self._conversation(leg))
             else:
                 later.append((end_ms, call_id))
@@ -272,7 +272,7 @@ class Core:
 
     def _judge(self, leg: Leg, conversation: Conversation) -> None:
         overlap_ms = self._judged.get(leg.connection)
-        if overlap_ms is None or (_started_ms(leg) or leg.first_at_ms) < self._since_ms:
+        if overlap_ms is None or (leg.started_ms or leg.first_at_ms) < self._since_ms:
             return
         leg.wake_ms = None
         found = judge(leg, self.clock_ms, self._passed(leg.connection), self._rules)
@@ -318,10 +318,10 @@ class Core:
     # Completeness
 
     def _count(self, leg: Leg, judgement: Judgement) -> None:
-        push, record = pushed(leg), recorded(leg)
+        push, record = leg.pushed, leg.recorded
         share = share_of(
             judgement.word,
-            _started_ms(leg) or leg.first_at_ms,
+            leg.started_ms or leg.first_at_ms,
             None if push is None else push.talk_duration_s,
             None if record is None else record.talk_duration_s,
         )
@@ -371,14 +371,6 @@ _WAKE: Mapping[Kind, Callable[[Core, Key, int], None]] = {
 }
 
 _NOT_READ = Watermark()
-
-
-def _started_ms(leg: Leg) -> int | None:
-    """When it began: by its record if there is one."""
-    for side in (recorded(leg), pushed(leg)):
-        if side is not None and side.started_ms is not None:
-            return side.started_ms
-    return None
 
 
 def _tombstone(connection: str, name: str) -> Record:

@@ -4,7 +4,10 @@ Everything here is a function of the set of a leg's facts; the order in which th
 their clocks and nowhere else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from copy import copy
+from datetime import datetime
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -72,8 +75,11 @@ class Given(Struct, gc=False, frozen=True):
     at_ms: int
 
 
-class Leg(Struct, kw_only=True):
-    """A leg and all that is known of it. Order the facts with `add`, never by hand."""
+class Leg(Struct, kw_only=True, dict=True):
+    """A leg and all that is known of it. Facts come in by `add`, never by hand.
+
+    What they come to is worked out when somebody asks, and remembered until there is another one.
+    """
 
     connection: str
     call_id: str
@@ -98,6 +104,7 @@ class Leg(Struct, kw_only=True):
         if len(self.facts) >= MAX_FACTS:
             self.surplus += 1
             return False
+        self.__dict__.clear()
         self.facts.append(fact)
         self.facts.sort(key=lambda each: (each.at_ms, each.id))
         return True
@@ -107,14 +114,67 @@ class Leg(Struct, kw_only=True):
         """The log's clock when it was first heard of."""
         return self.facts[0].at_ms
 
+    @cached_property
+    def pushed(self) -> Side | None:
+        """What the pushes say; None if there was none."""
+        facts = [fact for fact in self.facts if is_push(fact)]
+        return _merged(facts) if facts else None
+
+    @cached_property
+    def recorded(self) -> Side | None:
+        """What the provider's own record says, the latest of them; None if there is none."""
+        facts = [fact for fact in self.facts if fact.is_record]
+        if not facts:
+            return None
+        # A record is told anew when it has changed: each is the whole of it.
+        side = _merged(facts[-1:])
+        if side.settled:
+            side.settled_at_ms = min(fact.at_ms for fact in facts if _ends(fact))
+        return side
+
+    @cached_property
+    def truth(self) -> Side:
+        """The leg as the ledger has it: the record's word where it has one, else the pushes'.
+
+        Endings that were published in the place of lost ones count as pushes.
+        """
+        facts = [fact for fact in self.facts if is_push(fact) or fact.id.endswith(BACKFILLED)]
+        push, record = _merged(facts) if facts else None, self.recorded
+        if push is None or record is None or not record.settled:
+            return push or record or Side()
+        taken = copy(push)
+        _overlay(taken, record)
+        taken.settled = True
+        taken.settled_at_ms = min(
+            side.settled_at_ms for side in (push, record) if side.settled_at_ms is not None
+        )
+        return taken
+
+    @cached_property
+    def ended_ms(self) -> int | None:
+        """When it ended; not after we had heard of it, whatever the provider's clock says."""
+        return ended_ms(self.truth) if self.truth.settled else None
+
     @property
-    def related(self) -> set[str]:
-        """Every id that its facts name beside its own."""
-        return {
-            ident
-            for fact in self.facts
-            for ident in (fact.call.conversation_id, *fact.call.related_call_ids)
-        } - {self.call_id}
+    def started_ms(self) -> int | None:
+        """When it began: by its record if there is one."""
+        for side in (self.recorded, self.pushed):
+            if side is not None and side.started_ms is not None:
+                return side.started_ms
+        return None
+
+    @cached_property
+    def flags(self) -> Sequence[str]:
+        """What is odd about its facts; nothing is dropped for it."""
+        return list(_flags(self))
+
+
+def ended_ms(side: Side) -> int:
+    """When it ended, as one side has it; not after we had heard of it."""
+    assert side.settled_at_ms is not None
+    if side.ended_ms is None:
+        return side.settled_at_ms
+    return min(side.ended_ms, side.settled_at_ms)
 
 
 def is_push(fact: CallFact) -> bool:
@@ -126,41 +186,11 @@ def is_push(fact: CallFact) -> bool:
     )
 
 
-def pushed(leg: Leg, *, mended: bool = False) -> Side | None:
-    """What the pushes of a leg say; None if there was none.
-
-    ``mended``: with the endings that were published in the place of lost ones.
-    """
-    facts = [
-        fact for fact in leg.facts if is_push(fact) or (mended and fact.id.endswith(BACKFILLED))
-    ]
-    return _merged(facts) if facts else None
-
-
-def recorded(leg: Leg) -> Side | None:
-    """What the provider's own record of a leg says, the latest of them; None if there is none."""
-    facts = [fact for fact in leg.facts if fact.is_record]
-    if not facts:
-        return None
-    # A record is told anew when it has changed: each is the whole of it.
-    side = _merged([max(facts, key=lambda fact: (fact.at_ms, fact.id))])
-    if side.settled:
-        settled = [fact.at_ms for fact in facts if _ends(fact)]
-        side.settled_at_ms = min(settled, default=side.settled_at_ms)
-    return side
-
-
 def _ends(fact: CallFact) -> bool:
     """Whether a fact says how the leg ended."""
     if fact.is_record:
         return fact.call.ended_at is not None or fact.call.outcome is not None
     return fact.what in ENDINGS or fact.call.ended_at is not None
-
-
-_TIMES = ("started", "rang", "connected", "ended")
-_SPANS = ("ring_duration_s", "talk_duration_s", "hold_duration_s", "total_duration_s")
-_TEXTS = ("from_number", "to_number", "outcome", "provider_outcome")
-_PARTIES = ("external", "internal", "target")
 
 
 def _merged(facts: Sequence[CallFact]) -> Side:
@@ -169,9 +199,12 @@ def _merged(facts: Sequence[CallFact]) -> Side:
     An ending counts as later than what is no ending, whatever its clock says; an artefact does
     not know better than what was told of the call itself.
     """
-    side = Side()
-    for fact in sorted(facts, key=_rank):
-        _overlay(side, fact)
+    side = _side(facts[0])
+    if len(facts) > 1:
+        first, *others = sorted(facts, key=_rank)
+        side = _side(first)
+        for fact in others:
+            _overlay(side, _side(fact))
     endings = [fact for fact in facts if _ends(fact)]
     if endings:
         side.settled = True
@@ -186,24 +219,63 @@ def _rank(fact: CallFact) -> tuple[int, int, str]:
     return order, fact.time_ms, fact.id
 
 
-def _overlay(side: Side, fact: CallFact) -> None:
+def _side(fact: CallFact) -> Side:
+    """What one fact says."""
     call = fact.call
-    if call.direction != "unknown":
-        side.direction = call.direction
-    for name in _TIMES:
-        instant = getattr(call, f"{name}_at")
-        if instant is not None:
-            setattr(side, f"{name}_ms", ms_of(instant))
-    for name in (*_SPANS, *_TEXTS):
-        value = getattr(call, name)
-        if value is not None:
+    return Side(
+        direction=call.direction,
+        from_number=call.from_number,
+        to_number=call.to_number,
+        external=call.external,
+        internal=call.internal,
+        target=call.target,
+        started_ms=_ms(call.started_at),
+        rang_ms=_ms(call.rang_at),
+        connected_ms=_ms(call.connected_at),
+        ended_ms=_ms(call.ended_at),
+        ring_duration_s=call.ring_duration_s,
+        talk_duration_s=call.talk_duration_s,
+        hold_duration_s=call.hold_duration_s,
+        total_duration_s=call.total_duration_s,
+        outcome=call.outcome,
+        provider_outcome=call.provider_outcome,
+    )
+
+
+def _ms(instant: datetime | None) -> int | None:
+    return None if instant is None else ms_of(instant)
+
+
+def _overlay(side: Side, later: Side) -> None:
+    """Put what ``later`` says in the place of what was said before."""
+    for name in _SAID:
+        value = getattr(later, name)
+        if value not in _UNSAID:
             setattr(side, name, value)
-    for name in _PARTIES:
-        who = getattr(call, name)
-        if who != NOBODY:
-            setattr(side, name, who)
 
 
-def endings_of(facts: Iterable[CallFact]) -> list[CallFact]:
-    """Those that say how the leg ended, by the provider's clock."""
-    return sorted((fact for fact in facts if _ends(fact)), key=lambda fact: (fact.time_ms, fact.id))
+_UNSAID = (None, "unknown", NOBODY)
+
+#: What a side says of the call itself.
+_SAID = tuple(name for name in Side.__struct_fields__ if not name.startswith("settled"))
+
+
+def _flags(leg: Leg) -> Iterator[str]:
+    endings = [fact for fact in leg.facts if fact.what in ENDINGS and is_push(fact)]
+    if endings:
+        first = min((fact.time_ms, fact.id) for fact in endings)
+        if any(
+            fact.what == "connected" and is_push(fact) and (fact.time_ms, fact.id) > first
+            for fact in leg.facts
+        ):
+            yield "impossible_order"
+        ends = {fact.call.ended_at for fact in endings} - {None}
+        if len(ends) > 1:
+            yield "second_ending"
+    for fact in leg.facts:
+        call = fact.call
+        if call.started_at and call.ended_at and call.ended_at < call.started_at:
+            yield "ended_before_start"
+            break
+    if leg.surplus:
+        yield "too_many_events"

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from consumers.reconcile.legs import Given, Leg, Side, is_push, pushed, recorded
+from consumers.reconcile.legs import Given, Leg, Side, ended_ms, is_push
 from ingest.derived import derived_event
 from schemas.event import Event, digest, id_part
 from schemas.times import rfc3339
@@ -68,13 +68,13 @@ def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | 
 
     A pure function of the leg's facts, the clock and the watermark.
     """
-    push, record = pushed(leg), recorded(leg)
+    push, record = leg.pushed, leg.recorded
     if record is not None and not record.settled:
         record = None  # what still runs is no witness
     sides = [side for side in (push, record) if side is not None and side.settled]
     if not sides:
         return _unsettled(leg, clock_ms, rules)
-    end_ms = min(_end_ms(side) for side in sides)
+    end_ms = min(map(ended_ms, sides))
     if clock_ms < end_ms + rules.settle_ms:
         return Wait(end_ms + rules.settle_ms)
     if record is None:
@@ -109,14 +109,6 @@ def _without_record(
     if clock_ms >= end_ms + rules.hold_max_ms:
         return Judgement(word="record_missing", reason=LIST_NOT_READ)
     return Wait(end_ms + rules.hold_max_ms, end_ms)
-
-
-def _end_ms(side: Side) -> int:
-    """When it ended. Not after we had heard of it, whatever the provider's clock says."""
-    assert side.settled_at_ms is not None
-    if side.ended_ms is None:
-        return side.settled_at_ms
-    return min(side.ended_ms, side.settled_at_ms)
 
 
 def differences(push: Side, record: Side, rules: Rules) -> list[dict[str, Any]]:
@@ -173,7 +165,7 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
 
     ``at_ms``: the log's clock at which it became due.
     """
-    push, record = pushed(leg), recorded(leg)
+    push, record = leg.pushed, leg.recorded
     sides = [side for side in (record, push) if side is not None]
     started_ms = next((side.started_ms for side in sides if side.started_ms is not None), None)
     has_push, has_record = push is not None, record is not None and record.settled
