@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol, TypeAlias
 
+import orjson
 from msgspec import Struct
 
 from consumers.reconcile.completeness import (
@@ -24,7 +25,7 @@ from consumers.reconcile.legs import Leg
 from consumers.reconcile.verdicts import Judgement, Rules, Wait, judge, mended_ending, verdict_event
 from ingest.derived import derived_event
 from ingest.eventlog.log import Record, records_of
-from schemas.event import CONTENT_TYPE, Event, digest, id_part
+from schemas.event import CONTENT_TYPE, Event, digest_of_bytes, id_part
 
 #: A conversation's row is written so often at most, by the log's clock.
 ROW_EVERY_MS = 1_000
@@ -32,7 +33,8 @@ ROW_EVERY_MS = 1_000
 #: An hour is measured again so often at most.
 HOUR_EVERY_MS = 60_000
 
-Kind: TypeAlias = Literal["leg", "conversation", "hour"]
+Kind: TypeAlias = Literal["leg", "hour", "row"]
+"""What becomes due. At one time legs are judged first: the others tell of what came of it."""
 
 Key: TypeAlias = tuple[str, str]
 """Connection, and what it is within it."""
@@ -223,7 +225,7 @@ class Core:
         if conversation.wake_ms is None or conversation.wake_ms > due_ms:
             conversation.wake_ms = due_ms
             self._store.put_conversation(conversation)
-            self._wake("conversation", (conversation.connection, conversation.name), due_ms)
+            self._wake("row", (conversation.connection, conversation.name), due_ms)
 
     def _write_row(self, key: Key, due_ms: int) -> None:
         conversation = self._store.conversation(key)
@@ -244,7 +246,8 @@ class Core:
             merged_from=conversation.merged_from,
             flags=("too_many_legs",) if conversation.name in threads.full else (),
         )
-        said = digest(row)
+        encoded = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+        said = digest_of_bytes(encoded)
         if said != conversation.said:
             conversation.said = said
             ident = ":".join(map(id_part, (key[0], conversation.name, said)))
@@ -256,16 +259,17 @@ class Core:
                     subject=f"conversation/{conversation.name}",
                     key=f"{key[0]}/{conversation.name}",
                     at_ms=due_ms,
-                    data=row,
+                    data=orjson.Fragment(encoded),
                 )
             )
             for name in conversation.to_bury:
                 self.out.append(_tombstone(key[0], name))
             conversation.to_bury = []
         complete_ms = complete_at_ms(legs, self._rules.settle_ms)
-        if complete_ms is not None and complete_ms > due_ms:
-            conversation.wake_ms = complete_ms
-            self._wake("conversation", key, complete_ms)
+        # It says so together with the verdict, which is given then.
+        if complete_ms is not None and complete_ms + ROW_EVERY_MS > due_ms:
+            conversation.wake_ms = complete_ms + ROW_EVERY_MS
+            self._wake("row", key, conversation.wake_ms)
         self._store.put_conversation(conversation)
 
     # Verdicts
@@ -366,7 +370,7 @@ class Core:
 
 _WAKE: Mapping[Kind, Callable[[Core, Key, int], None]] = {
     "leg": Core._wake_leg,  # noqa: SLF001
-    "conversation": Core._write_row,  # noqa: SLF001
+    "row": Core._write_row,  # noqa: SLF001
     "hour": Core._measure,  # noqa: SLF001
 }
 

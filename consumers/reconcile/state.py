@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from consumers.reconcile.completeness import Hour
-from consumers.reconcile.core import Conversation, Key, Watermark
+from consumers.reconcile.core import Conversation, Key, Kind, Watermark
 from consumers.reconcile.legs import Leg
 from consumers.reconcile.order import Place
 from ingest.eventlog.log import Record
@@ -169,13 +169,12 @@ class State:
     def watermarks(self) -> dict[str, Watermark]:
         return msgspec.convert(self.note("watermarks") or {}, dict[str, Watermark])
 
-    def timers(self) -> list[tuple[int, str, Key]]:
-        """Everything that becomes due: when, ``leg``, ``conversation`` or ``hour``, which."""
-        shelves = (self._legs, self._conversations, self._hours)
+    def timers(self) -> list[tuple[int, Kind, Key]]:
+        """Everything that becomes due: when, what, of which."""
         return [
-            (wake_ms, shelf._name, key)  # noqa: SLF001
-            for shelf in shelves
-            for wake_ms, key in shelf.waking()
+            *((wake_ms, "leg", key) for wake_ms, key in self._legs.waking()),
+            *((wake_ms, "hour", key) for wake_ms, key in self._hours.waking()),
+            *((wake_ms, "row", key) for wake_ms, key in self._conversations.waking()),
         ]
 
     def conversations(self) -> Iterator[Conversation]:
