@@ -223,6 +223,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "Notifications of calls cannot be read from the log; calls are found by the list alone.",
         "error",
     ),
+    "time_unit_found": (
+        "A provider that nothing is known of reads times in this unit; asked so from now on.",
+        "connection unit",
+    ),
     "gaps_unread": ("The topic of gaps cannot be read; it is tried until it can.", "error"),
     "gap_unreadable": ("A record on the topic of gaps is none of ours.", "position"),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
