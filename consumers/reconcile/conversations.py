@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import orjson
 from msgspec import Struct
 
-from consumers.reconcile.facts import NOBODY, CallFact, Who
-from consumers.reconcile.legs import Leg, Side
+from consumers.reconcile.facts import NOBODY, CallFact
+from consumers.reconcile.legs import Leg, Side, party
 from ingest.fields import by_size
 from schemas.times import rfc3339
 
@@ -106,9 +106,9 @@ def ledger_row(
     return {
         "conversation_id": name,
         "call_ids": [leg.call_id for leg in legs],
-        "legs": [_leg_row(leg) for leg in legs],
+        "legs": [leg.row for leg in legs],
         "direction": direction,
-        "external": _party(external),
+        "external": party(external),
         "started_at": _time(started_ms),
         "connected_at": _time(connected_ms),
         "ended_at": _time(ended_ms),
@@ -127,7 +127,7 @@ def ledger_row(
         ],
         "seen_by": [
             {"connection": connection, "via": via}
-            for connection, via in sorted({(fact.connection, fact.via) for fact in facts})
+            for connection, via in sorted({seen for leg in legs for seen in leg.seen_by})
         ],
         "merged_from": sorted(merged_from, key=by_size),
         "complete": over and settled_ms is not None and clock_ms >= settled_ms + settle_ms,
@@ -139,26 +139,6 @@ def complete_at_ms(legs: Sequence[Leg], settle_ms: int) -> int | None:
     ends = [leg.ended_ms for leg in legs]
     known = [end_ms for end_ms in ends if end_ms is not None]
     return max(known) + settle_ms if known and len(known) == len(ends) else None
-
-
-def _leg_row(leg: Leg) -> dict[str, Any]:
-    side = leg.truth
-    states = {(fact.time_ms, fact.what) for fact in leg.facts if not fact.is_record}
-    return {
-        "call_id": leg.call_id,
-        "connection": leg.connection,
-        "target": _party(side.target),
-        "states": [{"state": what, "at": rfc3339(at_ms)} for at_ms, what in sorted(states)],
-        "outcome": side.outcome,
-        "ring_duration_s": side.ring_duration_s,
-        "talk_duration_s": side.talk_duration_s,
-        "hold_duration_s": side.hold_duration_s,
-        "total_duration_s": side.total_duration_s,
-    }
-
-
-def _party(who: Who) -> dict[str, Any]:
-    return {name: getattr(who, name) for name in Who.__struct_fields__}
 
 
 #: What a conversation came to is the first of these that one of its legs came to.
@@ -191,7 +171,8 @@ def _talk_s(sides: Sequence[Side]) -> float | None:
 def _recordings(facts: Sequence[CallFact]) -> list[Any]:
     """Each recording once, as it was told last."""
     found: dict[str, Any] = {}
-    for fact in sorted(facts, key=lambda fact: (fact.time_ms, fact.id)):
+    having = [fact for fact in facts if fact.call.recordings]
+    for fact in sorted(having, key=lambda fact: (fact.time_ms, fact.id)):
         for item in fact.call.recordings:
             recording = orjson.loads(bytes(item))
             ident = recording.get("recording_id") or recording.get("url") or bytes(item).decode()

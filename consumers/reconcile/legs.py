@@ -4,15 +4,17 @@ Everything here is a function of the set of a leg's facts; the order in which th
 their clocks and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 from msgspec import Struct
 
 from consumers.reconcile.completeness import Share
 from consumers.reconcile.facts import NOBODY, CallFact, Who, ms_of
+from schemas.times import rfc3339
 
 #: After one of these a leg is over.
 ENDINGS = frozenset({"ended", "missed", "blocked"})
@@ -164,9 +166,37 @@ class Leg(Struct, kw_only=True, dict=True):
         return None
 
     @cached_property
+    def row(self) -> Mapping[str, Any]:
+        """`schemas.conversation.Leg`."""
+        side = self.truth
+        states = {(fact.time_ms, fact.what) for fact in self.facts if not fact.is_record}
+        return {
+            "call_id": self.call_id,
+            "connection": self.connection,
+            "target": party(side.target),
+            "states": [{"state": what, "at": rfc3339(at_ms)} for at_ms, what in sorted(states)],
+            "outcome": side.outcome,
+            "ring_duration_s": side.ring_duration_s,
+            "talk_duration_s": side.talk_duration_s,
+            "hold_duration_s": side.hold_duration_s,
+            "total_duration_s": side.total_duration_s,
+        }
+
+    @cached_property
+    def seen_by(self) -> set[tuple[str, str]]:
+        """Connection and channel of everything that was heard of it."""
+        return {(fact.connection, fact.via) for fact in self.facts}
+
+    @cached_property
     def flags(self) -> Sequence[str]:
         """What is odd about its facts; nothing is dropped for it."""
         return list(_flags(self))
+
+
+@lru_cache(maxsize=4096)  # the same people come again and again
+def party(who: Who) -> Mapping[str, Any]:
+    """`schemas.base.Party`."""
+    return {name: getattr(who, name) for name in Who.__struct_fields__}
 
 
 def ended_ms(side: Side) -> int:
