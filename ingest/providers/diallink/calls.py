@@ -187,8 +187,10 @@ def _status(fields: Fields, status: str | None) -> str | None:
     return UNKNOWN
 
 
-def _outcome(state: str, word: str | None, direction: str, *, was_answered: bool | None) -> str:
-    """How a call that is over came out.
+def _outcome(
+    state: str, word: str | None, direction: str, *, was_answered: bool | None
+) -> str | None:
+    """How a call that is over came out; None if nothing is said of that.
 
     ``was_answered``: by its clocks; None if they do not say.
     """
@@ -196,20 +198,22 @@ def _outcome(state: str, word: str | None, direction: str, *, was_answered: bool
         return Outcome.VOICEMAIL.value
     if word in OUTCOMES:
         return OUTCOMES[word]
-    if word in NEVER_ANSWERED or (state == CallState.MISSED.value and not was_answered):
-        return _never_answered(direction, word or "missed")
+    if word in NEVER_ANSWERED:
+        return _never_answered(direction, word)
+    if state == CallState.MISSED.value and not was_answered:
+        return _never_answered(direction, "missed")
     if word == UNKNOWN or was_answered is None:
-        return Outcome.UNKNOWN.value
-    return Outcome.ANSWERED.value if was_answered else _never_answered(direction, "")
+        return None if word is None else UNKNOWN
+    return Outcome.ANSWERED.value if was_answered else _never_answered(direction, None)
 
 
-def _never_answered(direction: str, word: str) -> str:
+def _never_answered(direction: str, word: str | None) -> str:
     if direction == Direction.INBOUND.value:
         return Outcome.MISSED.value
     if direction == Direction.OUTBOUND.value:
         return Outcome.UNANSWERED.value
-    if not word:
-        return Outcome.UNKNOWN.value
+    if word is None:
+        return UNKNOWN
     return Outcome.MISSED.value if word == "missed" else Outcome.UNANSWERED.value
 
 

@@ -124,6 +124,8 @@ def _message(_: str, about: Fields, assumed: Assumptions) -> _Meaning:
     names = assumed.call_fields
     about.note_unknown(known_fields(names) | {"text", "body"})
     direction = direction_of(about, names.direction)
+    if about.text(names.direction) is None:
+        direction = Direction.INBOUND.value  # that is what the type says
     text = about.text("text") or about.text("body")
     contact, target = nobody(), nobody()
     contact["id"] = about.id(names.contact_id)
@@ -133,8 +135,7 @@ def _message(_: str, about: Fields, assumed: Assumptions) -> _Meaning:
     message_id = about.key_id(names.id)
     data = {
         "message_id": message_id,
-        # That is what the type says.
-        "direction": Direction.INBOUND.value if names.direction not in about.value else direction,
+        "direction": direction,
         "from_number": about.number(names.from_number),
         "to_numbers": about.numbers(names.to_number),
         "text": text,
