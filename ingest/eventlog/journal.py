@@ -10,7 +10,7 @@ import heapq
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
@@ -22,7 +22,7 @@ import structlog
 
 from ingest.errors import PublishError
 from ingest.eventlog.lanes import Group, Lane, Room
-from ingest.eventlog.log import Record, Start, StoredRecord
+from ingest.eventlog.log import Behind, Place, Record, Start, StoredRecord
 from ingest.eventlog.segments import (
     CORRUPT,
     Segment,
@@ -45,6 +45,9 @@ QUEUE_BYTES = 64 * 1024 * 1024
 SLOW_COMMIT_S = 0.5
 
 BELIEVED_S = 5.0
+
+#: Topics of the journal are not divided.
+PARTITION = 0
 
 #: A segment cannot be opened at the moment: retention or a checkpoint was quicker, or the disk is
 #: so full that SQLite cannot even make the file in which it keeps its locks.
@@ -212,6 +215,17 @@ class JournalReader:
                 return False
         return await self._in_thread(lambda: all(c.at_end() for c in self._cursors.values()))
 
+    async def behind(self) -> Collection[Place]:
+        left: set[Place] = set()
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+            left |= {(record.topic, record.partition) for record in self._looking.result()}
+
+        def look() -> set[Place]:
+            return {(t, PARTITION) for t, cursor in self._cursors.items() if not cursor.at_end()}
+
+        return left | await self._in_thread(look)
+
     async def close(self) -> None:
         await self._in_thread(self._close)
         self._thread.shutdown()
@@ -236,6 +250,8 @@ class JournalReader:
                     cursor.after = committed
                 elif self._start == "latest":
                     cursor.go_to_end()
+                elif isinstance(self._start, Behind):
+                    _go_behind(cursor, topic, self._start)
                 self._placed.add(topic)
             found.append(cursor.read(topic, self._FETCH, self._FETCH_BYTES))
         # Topics side by side as they were written, each in its own order whatever the clock does.
@@ -259,6 +275,14 @@ async def open_reader(
         yield reader
     finally:
         await reader.close()
+
+
+def _go_behind(cursor: "Cursor", topic: str, start: Behind) -> None:
+    position = start.positions.get((topic, PARTITION))
+    if position is not None:
+        cursor.after = position
+    elif topic in start.since_ms:
+        cursor.go_to_time(start.since_ms[topic])
 
 
 class Cursor:
@@ -309,6 +333,15 @@ class Cursor:
             self.after = first_position(path) - 1
             with suppress(*CORRUPT), closing(Segment(path)) as segment:
                 self.after = segment.last()
+
+    def go_to_time(self, since_ms: int) -> None:
+        """To the beginning of the segment in which, or before which, that time lies."""
+        for path in reversed(segment_paths(self._folder)):
+            with suppress(*CORRUPT, *NOT_NOW), closing(Segment(path)) as segment:
+                first = segment.read("", 0, 1)
+                if first and first[0].written_ms < since_ms:
+                    self.after = first_position(path) - 1
+                    return
 
     @property
     def damaged(self) -> Path | None:

@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from ingest.errors import ConfigError
-from ingest.eventlog.log import LostError, Start, StoredRecord
+from ingest.eventlog.log import Behind, LostError, Place, Start, StoredRecord
 
 log = structlog.get_logger()
 
@@ -36,10 +36,10 @@ class KafkaReader:
     Use `open_kafka_reader`.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, prefix: str, *, latest: bool) -> None:
+    def __init__(self, consumer: AIOKafkaConsumer, prefix: str, start: Start) -> None:
         self._consumer = consumer
         self._prefix = prefix
-        self._latest = latest
+        self._start = start
         self._looking: asyncio.Task[list[StoredRecord]] | None = None
         #: Offset behind what was handed out, and behind what is committed.
         self._handed: dict[TopicPartition, int] = {}
@@ -91,6 +91,18 @@ class KafkaReader:
                 return False
         return bool(places)
 
+    async def behind(self) -> Collection[Place]:
+        left: set[Place] = set()
+        if self._looking is not None:
+            await asyncio.wait([self._looking])
+            left |= {(record.topic, record.partition) for record in self._looking.result()}
+        places = self._consumer.assignment()
+        ends = await self._consumer.end_offsets(places) if places else {}
+        for place, end in ends.items():
+            if await self._consumer.position(place) < end:
+                left.add(self._place(place))
+        return left
+
     async def close(self) -> None:
         self._handed.clear()
         self._progress.set()
@@ -104,12 +116,34 @@ class KafkaReader:
             log.warning("reader_not_closed", error=type(error).__name__)
 
     async def begin(self, places: Iterable[TopicPartition]) -> None:
-        """Go to where ``latest`` says."""
+        """Go to where the start says."""
         # All at once: asked one by one, as many partitions as we have take many seconds.
         consumer = self._consumer
-        find = consumer.end_offsets if self._latest else consumer.beginning_offsets
-        for place, offset in (await find(list(places))).items():
+        find = consumer.end_offsets if self._start == "latest" else consumer.beginning_offsets
+        offsets = dict(await find(list(places)))
+        if isinstance(self._start, Behind):
+            offsets |= await self._offsets_behind(self._start, list(offsets))
+        for place, offset in offsets.items():
             consumer.seek(place, offset)
+
+    async def _offsets_behind(
+        self, start: Behind, places: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        offsets, times = {}, {}
+        for place in places:
+            ours = self._place(place)
+            if ours in start.positions:
+                offsets[place] = start.positions[ours] + 1
+            elif ours[0] in start.since_ms:
+                times[place] = start.since_ms[ours[0]]
+        if times:
+            ends = await self._consumer.end_offsets(list(times))
+            for place, found in (await self._consumer.offsets_for_times(times)).items():
+                offsets[place] = ends[place] if found is None else found.offset
+        return offsets
+
+    def _place(self, place: TopicPartition) -> Place:
+        return place.topic.removeprefix(self._prefix), place.partition
 
     async def take_up(self, places: Iterable[TopicPartition]) -> None:
         """Go on with partitions that are this member's now, behind what the group has committed."""
@@ -199,7 +233,7 @@ async def open_kafka_reader(
         auto_offset_reset="earliest",  # never skip what is there
         max_partition_fetch_bytes=8 * 1024 * 1024,
     )
-    reader = KafkaReader(consumer, prefix, latest=start == "latest")
+    reader = KafkaReader(consumer, prefix, start)
     try:
         if group is None:
             consumer.assign(partitions)

@@ -1,7 +1,7 @@
 """What an event log promises. The journal keeps it, and so does whatever stands in its place."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -35,7 +35,21 @@ class StoredRecord(Struct, gc=False):
     headers: tuple[tuple[str, bytes], ...]
 
 
-Start = Literal["earliest", "latest"]
+Place: TypeAlias = tuple[str, int]
+"""A topic without its prefix, and a partition."""
+
+
+class Behind(Struct, frozen=True):
+    """Begin where somebody has left off."""
+
+    #: The last position that was dealt with in each partition.
+    positions: Mapping[Place, int]
+    #: Topic → where to begin in its other partitions: not behind anything that was written then or
+    #: later, milliseconds since 1970. Without one, at the beginning.
+    since_ms: Mapping[str, int] = {}
+
+
+Start: TypeAlias = Literal["earliest", "latest"] | Behind
 """Where a reader begins."""
 
 
@@ -123,6 +137,10 @@ class Reader(Protocol):
 
     async def caught_up(self) -> bool:
         """Whether everything that was on the log when this was called has been fetched."""
+        ...
+
+    async def behind(self) -> Collection[Place]:
+        """The partitions in which there was more than has been fetched when this was called."""
         ...
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import apsw
 import pytest
@@ -19,15 +19,13 @@ from ingest.eventlog.cluster import client_options, weak_topics
 from ingest.eventlog.journal import journal_folder, open_journal, open_reader
 from ingest.eventlog.kafka import open_kafka
 from ingest.eventlog.kafka_reader import open_kafka_reader
-from ingest.eventlog.log import EventLog, Reader
+from ingest.eventlog.log import EventLog, Reader, Start
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import segment_paths
 from ingest.settings import Kafka
 from schemas.times import now_ms
 from schemas.topics import MAX_RECORD_BYTES
 from tests.kafka.cluster import Cluster
-
-Start = Literal["earliest", "latest"]
 
 #: Small, so that the journal goes from segment to segment in nearly every test.
 SEGMENT_BYTES = 256 * 1024

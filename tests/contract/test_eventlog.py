@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ingest.errors import PublishError
-from ingest.eventlog.log import Publisher, Reader, Receipt, Record, StoredRecord
+from ingest.eventlog.log import Behind, Publisher, Reader, Receipt, Record, StoredRecord
 
 if TYPE_CHECKING:
     from tests.contract.conftest import Elsewhere, Harness
@@ -415,6 +415,41 @@ async def test_earliest_begins_at_the_beginning_and_latest_at_the_end(harness: "
 
             assert set(values(await read_some(news, 2))) == {b"new", b"first"}
             assert set(values(await read_some(whole, 2))) == {b"new", b"first"}
+
+
+async def test_a_reader_goes_on_behind_what_was_dealt_with(harness: "Harness") -> None:
+    topics = ["calls", "messages"]
+    async with harness.open_publisher() as publisher:
+        await stored(publisher, record("k", "1"), record("k", "2"), record("k", "a", "messages"))
+        async with harness.open_reader(topics) as whole:
+            assert {topic for topic, _ in await whole.behind()} == set(topics)
+            read = await read_some(whole, 3)
+            assert await whole.behind() == set()
+        first = next(each for each in read if each.value == b"1")
+        dealt_with = {(first.topic, first.partition): first.position}
+
+        async with harness.open_reader(topics, start=Behind(dealt_with)) as reader:
+            assert set(values(await read_to_end(reader))) == {b"2", b"a"}
+            await stored(publisher, record("k", "3"))
+            assert await reader.behind() == {(first.topic, first.partition)}
+
+
+async def test_a_reader_may_begin_at_a_time(harness: "Harness") -> None:
+    async with harness.open_publisher() as publisher:
+        await stored(publisher, record("k", "1"))
+        async with harness.open_reader(["calls"]) as reader:
+            (old,) = await read_some(reader, 1)
+        while time.time_ns() // 1_000_000 <= old.written_ms:  # noqa: ASYNC110 - for a clock
+            await asyncio.sleep(0.001)
+        await stored(publisher, record("k", "2"))
+
+        for since_ms, wanted in ((old.written_ms, {b"1", b"2"}), (old.written_ms + 1, {b"2"})):
+            start = Behind({}, {"calls": since_ms})
+            async with harness.open_reader(["calls"], start=start) as reader:
+                # It may begin earlier, never later.
+                assert wanted <= set(values(await read_to_end(reader)))
+        async with harness.open_reader(["calls"], start=Behind({})) as reader:
+            assert set(values(await read_to_end(reader))) == {b"1", b"2"}
 
 
 async def test_a_fetch_returns_in_time_with_nothing_and_at_once_with_something(

@@ -160,6 +160,9 @@ class Failing:
     async def caught_up(self) -> bool:
         return self.at == len(self.records)
 
+    async def behind(self) -> set[tuple[str, int]]:
+        return set() if await self.caught_up() else {("gaps", 0)}
+
 
 async def test_a_log_that_fails_is_read_anew_and_what_is_closed_stays_closed() -> None:
     records = stored(
