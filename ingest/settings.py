@@ -13,6 +13,7 @@ import ssl
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -332,12 +334,45 @@ class Connection(Section):
         return tuple(found)
 
 
+class Reconcile(Section):
+    """Matching what was pushed with what was recorded."""
+
+    #: None: where a connection is both pushed and polled.
+    enabled: bool | None = None
+    #: Calls that began before are not judged. Empty: since the first start on this event log.
+    since: datetime | None = None
+    #: At the earliest this long after its end a call is judged,
+    settle_s: Seconds = 900.0
+    #: and at the latest this long after it, even if nobody has read the provider's list.
+    hold_max_s: Seconds = 21_600.0
+    #: How far back facts may still change a verdict.
+    window_s: Seconds = 259_200.0
+    start_tolerance_s: Annotated[float, Field(ge=0)] = 15.0
+    duration_tolerance_s: Annotated[float, Field(ge=0)] = 3.0
+    duration_tolerance_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
+    #: How complete the stream has to be.
+    objective: Annotated[float, Field(ge=0, le=1)] = 0.999
+
+    @field_validator("since", mode="before")
+    @classmethod
+    def _no_time(cls, value: Any) -> Any:
+        return value or None
+
+    @field_validator("since")
+    @classmethod
+    def _with_zone(cls, value: datetime | None) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("it has no zone: add Z")
+        return value
+
+
 class Settings(Section):
     receiver: Receiver = Receiver()
     admin: Admin = Admin()
     eventlog: EventLog = EventLog()
     kafka: Kafka = Kafka()
     logging: Logging = Logging()
+    reconcile: Reconcile = Reconcile()
     connections: dict[str, Connection] = {}
 
 
