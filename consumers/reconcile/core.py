@@ -20,7 +20,7 @@ from consumers.reconcile.completeness import (
     share_of,
 )
 from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
-from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
+from consumers.reconcile.facts import CallFact, Fact, Listed, Mark, ms_of
 from consumers.reconcile.legs import Leg
 from consumers.reconcile.verdicts import Judgement, Rules, Wait, judge, mended_ending, verdict_event
 from ingest.derived import derived_event
@@ -94,17 +94,24 @@ class Core:
         connections: Iterable[str],
         judged: Mapping[str, int],
         since_ms: int,
+        window_ms: int,
     ) -> None:
         """Whose conversations are kept, and whose calls are judged.
 
         ``judged``: connections that are both pushed and read back → how far a near pass reaches
-        back, in milliseconds. Calls that began before ``since_ms`` are not judged.
+        back, in milliseconds. Calls that began before ``since_ms`` are not judged. What is older
+        than ``window_ms`` is not begun any more.
         """
         self._store = store
         self._rules = rules
         self._connections = frozenset(connections)
         self._judged = judged
         self._since_ms = since_ms
+        self._window_ms = window_ms
+        #: Of calls that began before, some of the facts may be lost to us.
+        self.floor_ms = 0
+        #: Facts of calls that had been forgotten, or were never known whole.
+        self.too_late = 0
         #: The log's clock: everything that was due until then was worked off.
         self.clock_ms = 0
         #: Taken and emptied by whoever writes them.
@@ -136,6 +143,34 @@ class Core:
             _WAKE[kind](self, key, due_ms)
         self.clock_ms = max(self.clock_ms, clock_ms)
 
+    def restore(
+        self,
+        clock_ms: int,
+        watermarks: Mapping[str, Watermark],
+        timers: Iterable[tuple[int, Kind, Key]],
+        conversations: Iterable[Conversation],
+    ) -> None:
+        """Go on where somebody has left off who had the same store."""
+        self.clock_ms = clock_ms
+        self.watermarks = dict(watermarks)
+        for conversation in conversations:
+            if conversation.connection in self._threads:
+                for ident in conversation.idents:
+                    self._threads[conversation.connection].link(conversation.name, ident)
+        for due_ms, kind, key in timers:
+            if key[0] not in self._connections:
+                continue
+            self._wake(kind, key, due_ms)
+            leg = self._store.leg(key) if kind == "leg" else None
+            if leg is not None and leg.wants_ms is not None and key[0] in self._waiting:
+                heapq.heappush(self._waiting[key[0]], (leg.wants_ms, key[1]))
+
+    def forget(self, conversations: Iterable[Conversation]) -> None:
+        """The store has dropped these."""
+        for conversation in conversations:
+            if conversation.connection in self._threads:
+                self._threads[conversation.connection].forget(conversation.idents)
+
     @property
     def wake_ms(self) -> int | None:
         """When something becomes due if nothing comes."""
@@ -145,9 +180,13 @@ class Core:
 
     def _take_call(self, fact: CallFact) -> None:
         key = (fact.connection, fact.call.call_id)
-        leg = self._store.leg(key) or Leg(
-            connection=fact.connection, call_id=fact.call.call_id, provider=fact.provider
-        )
+        leg = self._store.leg(key)
+        if leg is None:
+            if began_ms(fact) < max(self.floor_ms, self.clock_ms - self._window_ms):
+                # Its earlier facts are gone: a row of this one alone would hide the whole one.
+                self.too_late += 1
+                return
+            leg = Leg(connection=key[0], call_id=key[1], provider=fact.provider)
         is_new = leg.add(fact)
         if not is_new and not leg.surplus:
             return
@@ -165,7 +204,7 @@ class Core:
         while waiting and waiting[0][0] <= known.near_ms:
             end_ms, call_id = heapq.heappop(waiting)
             leg = self._store.leg((mark.connection, call_id))
-            if leg is None or leg.wake_ms is None:
+            if leg is None or leg.wants_ms != end_ms:
                 continue
             if self._passed(mark.connection)(leg.started_ms, end_ms):
                 self._judge(leg, self._conversation(leg))
@@ -278,10 +317,10 @@ class Core:
         overlap_ms = self._judged.get(leg.connection)
         if overlap_ms is None or (leg.started_ms or leg.first_at_ms) < self._since_ms:
             return
-        leg.wake_ms = None
+        leg.wake_ms = leg.wants_ms = None
         found = judge(leg, self.clock_ms, self._passed(leg.connection), self._rules)
         if isinstance(found, Wait):
-            leg.wake_ms = found.until_ms
+            leg.wake_ms, leg.wants_ms = found.until_ms, found.end_ms
             if found.until_ms is not None:
                 self._wake("leg", (leg.connection, leg.call_id), found.until_ms)
             if found.end_ms is not None:
@@ -375,6 +414,12 @@ _WAKE: Mapping[Kind, Callable[[Core, Key, int], None]] = {
 }
 
 _NOT_READ = Watermark()
+
+
+def began_ms(fact: CallFact) -> int:
+    """When the call began, as far as a fact says it; milliseconds since 1970."""
+    started_at = fact.call.started_at
+    return fact.time_ms if started_at is None else ms_of(started_at)
 
 
 def _tombstone(connection: str, name: str) -> Record:

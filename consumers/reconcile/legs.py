@@ -96,8 +96,10 @@ class Leg(Struct, kw_only=True, dict=True):
     mended: bool = False
     #: What it adds to the completeness of its hour.
     share: Share | None = None
-    #: When it is judged next, by the log's clock.
+    #: When it is judged next, by the log's clock; and up to where the provider's list has to be
+    #: read for it to be judged before.
     wake_ms: int | None = None
+    wants_ms: int | None = None
 
     def add(self, fact: CallFact) -> bool:
         """Whether it is a new one."""

@@ -2,13 +2,9 @@
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
 
 from consumers.reconcile.facts import LATE_MS, CallFact, Fact
-from ingest.eventlog.log import StoredRecord
-
-Place: TypeAlias = tuple[str, int]
-"""Topic and partition."""
+from ingest.eventlog.log import Place, StoredRecord
 
 #: How far the clocks of those who write to one partition may lie apart.
 SKEW_MS = 5_000

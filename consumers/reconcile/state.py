@@ -16,8 +16,7 @@ import structlog
 from consumers.reconcile.completeness import Hour
 from consumers.reconcile.core import Conversation, Key, Kind, Watermark
 from consumers.reconcile.legs import Leg
-from consumers.reconcile.order import Place
-from ingest.eventlog.log import Record
+from ingest.eventlog.log import Place, Record
 from ingest.eventlog.segments import make_folder
 
 log = structlog.get_logger()

@@ -139,6 +139,7 @@ def new_core(store: Memory | None = None, **more: Any) -> Core:
         "connections": ["acme", "quiet"],
         "judged": {"acme": 2 * HOUR},
         "since_ms": 0,
+        "window_ms": 72 * HOUR,
         **more,
     }
     return Core(store or Memory(), Rules(), **options)
