@@ -101,8 +101,20 @@ class Front:
             await answer(scope, receive, tell)
 
 
-def proxy_page() -> Response:
-    return Response(PROXY_PAGE, media_type="text/html")
+def weather(
+    faults: Faults, too_many: Callable[[float], Response], error: Callable[[int, str], Response]
+) -> Response | None:
+    """What somebody answers in the place of the API, in the provider's manner; mostly nothing.
+
+    ``too_many``: the answer to who comes too often, and after how many seconds they may.
+    """
+    if faults.strikes("limited"):
+        return too_many(1.0)
+    if faults.strikes("broken"):
+        return error((500, 502, 503)[faults.up_to(3) - 1], "something went wrong")
+    if faults.strikes("html"):
+        return Response(PROXY_PAGE, media_type="text/html")
+    return None
 
 
 async def _cut(answer: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ingest.simulator.api_server import DAY_MS, Asked, Front, Refusal, Window, proxy_page
+from ingest.simulator.api_server import DAY_MS, Asked, Front, Refusal, Window, weather
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialpad import (
     rest_call,
@@ -141,14 +141,8 @@ class Rest:
         return response
 
     def _fault(self) -> Response | None:
-        faults = self.faults
-        if faults.strikes("limited"):
-            return self._too_many(1.0)
-        if faults.strikes("broken"):
-            status = (500, 502, 503)[faults.up_to(3) - 1]
-            return _error(status, "something went wrong")
-        if faults.strikes("html"):
-            return proxy_page()
+        if (struck := weather(self.faults, self._too_many, _error)) is not None:
+            return struck
         now_s = time.monotonic()
         window = self._windows["company"]
         if (wait_s := window.wait_s(now_s)) > 0:

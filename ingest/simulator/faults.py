@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
+from zlib import crc32
 
 Rate: TypeAlias = float
 
@@ -74,8 +75,12 @@ class Faults:
     key_revoked: bool = False
     #: What every key lacks: 403 where it is needed, and content left out of deliveries.
     missing_scopes: tuple[str, ...] = ()
-    #: Keys are no admin's any more: 403 where one is needed.
+    #: Keys are no admin's any more: 403 where one is needed, and others' private calls are hidden.
     not_admin: bool = False
+    #: Partner access is off for the user of the key: 403.
+    partner_off: bool = False
+    #: Errors are told in another shape than usual.
+    error_shapes: Rate = 0.0
 
     # Lists
     #: The list has grown since the page before: up to three items come again.
@@ -89,6 +94,25 @@ class Faults:
     #: A call is listed only up to `records_late_s` seconds after its end.
     records_late: Rate = 0.0
     records_late_s: float = 240.0
+    #: What a list says of its length is wrong.
+    totals_lie: Rate = 0.0
+    #: Nothing is said of a page but what is on it.
+    pages_bare: Rate = 0.0
+    #: Who asks for more than there may be on a page is not refused, and silently gets less.
+    page_caps: bool = False
+    #: No list can be had by when its items changed: 400.
+    updated_refused: bool = False
+    #: An agent is gone as soon as it was listed, and comes back `agents_vanish_s` of the
+    #: provider's clock later.
+    agents_vanish: Rate = 0.0
+    agents_vanish_s: float = 1800.0
+
+    # What records hold: shares of calls
+    #: The record of a call changes once more, up to `records_change_s` after its end.
+    records_change: Rate = 0.0
+    records_change_s: float = 86_400.0
+    #: A record's clock is that of the making of its row, at the end of the call.
+    rows_at_end: Rate = 0.0
 
     # Sockets
     #: The handshake is answered with 503.
@@ -106,6 +130,7 @@ class Faults:
     #: How often each has struck.
     counts: Counter[str] = field(default_factory=Counter, compare=False)
     _random: Random = field(default_factory=_new_random, repr=False, compare=False)
+    _seed: int = field(default=0, repr=False, compare=False)
     #: Name → occasions to let pass, occasions to strike.
     _forced: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -135,7 +160,13 @@ class Faults:
 
     def seed(self, seed: int) -> None:
         """Begin a sequence of chances that the seed decides."""
+        self._seed = seed
         self._random.seed(seed)
+
+    def has(self, name: str, subject_id: int) -> bool:
+        """Whether a subject is among the share that has it: always the same for a seed."""
+        share: float = getattr(self, name)
+        return share > 0 and crc32(f"{self._seed} {name} {subject_id}".encode()) < share * 2**32
 
     def force(self, name: str, times: int = 1, *, after: int = 0) -> None:
         """Let a fault strike the next ``times`` occasions for certain, ``after`` so many without.
@@ -180,8 +211,10 @@ _LISTS = {"missing_scopes"}
 _SPANS = {name for name in _FIELDS if name.endswith("_s")}
 #: Whether a subject has them is decided once.
 ODDITIES = ("late_bodies", "text_ids", "missing_keys", "empty_objects", "missed_and_hangup")
+#: The same of records.
+RECORD_ODDITIES = ("records_change", "rows_at_end")
 #: Those that have occasions.
-RATES = frozenset(_FIELDS.keys() - _SWITCHES - _LISTS - _SPANS - set(ODDITIES))
+RATES = frozenset(_FIELDS.keys() - _SWITCHES - _LISTS - _SPANS - {*ODDITIES, *RECORD_ODDITIES})
 
 
 def _wrong(name: str, value: Any) -> str | None:
