@@ -97,6 +97,23 @@ def poll(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def reconcile(config: ConfigOption = None) -> None:
+    """Match what was pushed with what was recorded: verdicts, the ledger, completeness."""
+    from consumers.reconcile.role import reconcile_alone
+    from ingest.logs import setup_logs
+    from ingest.runner import run
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    logs = setup_logs(settings.logging.format, settings.logging.level)
+    try:
+        code = run(lambda stopping: reconcile_alone(settings, stopping))
+    finally:
+        logs.close()
+    raise typer.Exit(code)
+
+
+@app.command()
 def backfill(
     connection: Annotated[str, typer.Argument(help="Whose calls.")],
     from_: Annotated[

@@ -63,6 +63,11 @@ def other_roles(settings: Settings) -> list[Callable[[Service], Coroutine[None, 
         roles.append(watch)
         if polled_connections(settings):
             roles.append(poll)
+    if settings.reconcile.enabled is not False and settings.connections:
+        from consumers.reconcile.role import is_on, reconcile  # noqa: PLC0415
+
+        if is_on(settings):
+            roles.append(reconcile)
     return roles
 
 

@@ -210,6 +210,22 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "A gap was read back; `found`: the calls that ended in it.",
         "connection channel reason seconds found",
     ),
+    "reconcile_state_lost": (
+        "What reconciliation remembered cannot be read: it is found again on the log.",
+        "path error",
+    ),
+    "reconcile_waits": (
+        "What was worked out cannot be written yet; it is tried again.",
+        "connection reason",
+    ),
+    "fact_unreadable": (
+        "A record that reconciliation reads was not written by us.",
+        "topic position",
+    ),
+    "completeness": (
+        "How many calls of an hour were pushed, recorded, and both.",
+        "connection hour n pushed recorded both figure",
+    ),
     "poll_behind_schedule": (
         "There are too many agents to read each of them every `every_s`: all are read, later.",
         "connection agents behind_s",

@@ -304,6 +304,30 @@ POLL_GAPS_OPEN = Gauge(
     ["connection"],
     registry=REGISTRY,
 )
+VERDICTS = Counter(
+    "dialstream_verdicts",
+    "Verdicts that were given, revisions included.",
+    ["connection", "verdict"],
+    registry=REGISTRY,
+)
+COMPLETENESS = Gauge(
+    "dialstream_completeness",
+    "Of the hour that was measured last: which share of its calls both sides have seen, 0 to 1.",
+    ["connection"],
+    registry=REGISTRY,
+)
+RECONCILE_BEHIND_SECONDS = Gauge(
+    "dialstream_reconcile_behind_seconds",
+    "How far behind now the log's clock is for reconciliation; some 15 s are usual.",
+    ["connection"],
+    registry=REGISTRY,
+)
+RECONCILE_TOO_LATE = Counter(
+    "dialstream_reconcile_too_late",
+    "Facts of calls that had been forgotten, or were never known whole: they change nothing.",
+    ["connection"],
+    registry=REGISTRY,
+)
 KEY_EXPIRES_DAYS = Gauge(
     "dialstream_key_expires_days",
     "Days until a connection's API key expires, below 0 after it has; NaN if that is not known of "

@@ -123,9 +123,13 @@ class State:
             return cls(_open(path))
         except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
             log.warning("reconcile_state_lost", path=str(path), error=type(error).__name__)
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            cls.remove(path)
             return cls(_open(path))
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
         self._db.close()

@@ -1,0 +1,311 @@
+"""The role ``reconcile``: reads the log, and writes what the core makes of it.
+
+One process reconciles a connection at a time, the others stand by. What is written comes out of a
+file in which it stands together with how far the log was read, so a crash repeats and never skips.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+
+from consumers.reconcile.core import Core
+from consumers.reconcile.facts import LATE_MS, TOPICS, Fact, read_fact
+from consumers.reconcile.order import SKEW_MS, Order
+from consumers.reconcile.state import State
+from consumers.reconcile.verdicts import Rules
+from ingest.errors import ConfigError, PublishError
+from ingest.eventlog.kinds import open_reader
+from ingest.eventlog.log import Behind, Reader, Record, StoredRecord
+from ingest.metrics import (
+    COMPLETENESS,
+    RECONCILE_BEHIND_SECONDS,
+    RECONCILE_TOO_LATE,
+    VERDICTS,
+)
+from ingest.runner import Stopping
+from ingest.service import Service, open_standby_service
+from ingest.settings import Reconcile, Settings
+from ingest.work import Job, share_work
+from schemas.times import now_ms
+
+log = structlog.get_logger()
+
+ROLE = "reconciler"
+
+#: Whose work is shared; and the name of our checkpoint.
+_WORK = SOURCE = "reconcile"
+
+#: What was worked out is remembered, and then written, so often.
+_COMMIT_S = 1.0
+#: Or when so many records wait to be written.
+_COMMIT_RECORDS = 2_000
+
+#: Facts that are taken in before others in the process have their turn.
+_AT_A_TIME = 50
+
+_FETCH_S = 0.5
+_PUBLISH_S = 30.0
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+#: What has become too old is dropped so often.
+_TIDY_S = 600.0
+
+#: A log that is read from the middle tells of calls of which the beginning is missing.
+_WHOLE_MS = 3_600_000
+
+
+def rules_of(settings: Reconcile) -> Rules:
+    return Rules(
+        settle_ms=round(settings.settle_s * 1000),
+        hold_max_ms=round(settings.hold_max_s * 1000),
+        start_tolerance_ms=round(settings.start_tolerance_s * 1000),
+        duration_tolerance_s=settings.duration_tolerance_s,
+        duration_tolerance_ratio=settings.duration_tolerance_ratio,
+    )
+
+
+def reconciled_connections(settings: Settings) -> list[str]:
+    """Those whose calls are on the stream."""
+    return [
+        name
+        for name, connection in settings.connections.items()
+        if connection.has_secrets or connection.stream.enabled or connection.polled
+    ]
+
+
+def judged_connections(settings: Settings) -> dict[str, int]:
+    """Those that are both pushed and read back → how far a near pass reaches, in milliseconds."""
+    return {
+        name: round(connection.poll.overlap_s * 1000)
+        for name, connection in settings.connections.items()
+        if connection.polled and (connection.has_secrets or connection.stream.enabled)
+    }
+
+
+def is_on(settings: Settings) -> bool:
+    """Whether the role is configured."""
+    if settings.reconcile.enabled is None:
+        return bool(judged_connections(settings))
+    return settings.reconcile.enabled
+
+
+def state_path(path: Path, home: str) -> Path:
+    """What is remembered of a connection's reconciliation."""
+    return path / "reconcile" / f"{home}.sqlite"
+
+
+async def reconcile_alone(settings: Settings, stopping: Stopping) -> None:
+    """Be a reconciler and nothing else. Raises ConfigError if there is nothing to reconcile."""
+    if not is_on(settings):
+        raise ConfigError(
+            "connections: none is both pushed and read back: set secrets and api_key_file of one, "
+            "or reconcile.enabled = true to keep the ledger all the same"
+        )
+    async with open_standby_service(settings, ROLE, stopping) as service:
+        await reconcile(service)
+
+
+async def reconcile(service: Service) -> None:
+    """Reconcile the connections that are ours until the service is stopping."""
+
+    async def run(job: Job) -> None:
+        await _Reconciler(service, job).run()
+
+    names = reconciled_connections(service.settings)
+    sharing = asyncio.create_task(share_work(service, _WORK, names, run))
+    try:
+        service.started(ROLE)
+        stopping = asyncio.create_task(service.stopping.wait())
+        await asyncio.wait([sharing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    finally:
+        sharing.cancel()
+        await asyncio.wait([sharing])
+    with suppress(asyncio.CancelledError):
+        sharing.result()
+
+
+class _Reconciler:
+    """One connection while it is ours."""
+
+    def __init__(self, service: Service, job: Job) -> None:
+        self._service = service
+        self._job = job
+        self._name = job.connection
+        self._prefix = f"{job.connection}/".encode()
+        self._order = Order()
+
+    async def run(self) -> None:
+        settings = self._service.settings
+        path = state_path(settings.eventlog.path, self._name)
+        state = await asyncio.to_thread(State.open, path)
+        checkpoint = self._job.checkpoint(SOURCE) or {}
+        if not checkpoint or state.note("mark") != checkpoint.get("cache"):
+            # It belongs to another log, or somebody else has gone on meanwhile.
+            state.close()
+            await asyncio.to_thread(State.remove, path)
+            state = await asyncio.to_thread(State.open, path)
+        with closing(state):
+            since_ms = await self._adopt(state, checkpoint)
+            core = self._core(state, since_ms)
+            await self._write(state.outbox())
+            from_ms = self._from_ms(state)
+            # Who is whose is in the directory, however long ago it was listed.
+            start = Behind(state.positions(), {"calls": from_ms, "checkpoints": from_ms})
+            async with open_reader(settings, TOPICS, start=start) as reader:
+                await self._follow(reader, core, state)
+
+    async def _adopt(self, state: State, checkpoint: Any) -> int:
+        """Make the state ours; since when calls are judged, milliseconds since 1970."""
+        mark = state.note("mark")
+        first_ms = checkpoint.get("since_ms") or now_ms()
+        if mark is None:
+            mark = secrets.token_hex(8)
+            state.set_note("begun_ms", now_ms())
+        # In the checkpoint first: a state that nobody knows of is not believed.
+        await self._patiently_save({"cache": mark, "since_ms": first_ms})
+        state.set_note("mark", mark)
+        since = self._service.settings.reconcile.since
+        return first_ms if since is None else round(since.timestamp() * 1000)
+
+    def _from_ms(self, state: State) -> int:
+        """From where the log is read that nobody has read for us yet."""
+        window_ms = round(self._service.settings.reconcile.window_s * 1000)
+        return int(state.note("begun_ms")) - window_ms
+
+    def _core(self, state: State, since_ms: int) -> Core:
+        settings = self._service.settings
+        judged = judged_connections(settings)
+        core = Core(
+            state,
+            rules_of(settings.reconcile),
+            connections=[self._name],
+            judged={self._name: judged[self._name]} if self._name in judged else {},
+            since_ms=since_ms,
+            window_ms=round(settings.reconcile.window_s * 1000),
+        )
+        core.floor_ms = self._from_ms(state) + _WHOLE_MS
+        clock_ms = state.note("clock_ms")
+        if clock_ms is not None:
+            core.restore(clock_ms, state.watermarks(), state.timers(), state.conversations())
+        return core
+
+    async def _follow(self, reader: Reader, core: Core, state: State) -> None:
+        loop = asyncio.get_running_loop()
+        committed_s = looked_s = tidied_s = loop.time()
+        behind_gauge = RECONCILE_BEHIND_SECONDS.labels(self._name)
+        behind_gauge.set_function(lambda: max(0.0, (now_ms() - core.clock_ms) / 1000))
+        try:
+            while True:
+                found = await reader.fetch(wait_s=_FETCH_S)
+                for stored in found:
+                    self._order.add(stored, self._fact(stored))
+                if not found or loop.time() - looked_s > _COMMIT_S:
+                    looked_s = loop.time()
+                    now = now_ms()
+                    behind = await reader.behind()
+                    clock_ms = self._order.reached_ms(behind) if behind else now - LATE_MS - SKEW_MS
+                    if clock_ms is not None:
+                        await self._advance(core, clock_ms)
+                due = loop.time() - committed_s > _COMMIT_S or len(core.out) > _COMMIT_RECORDS
+                if due:
+                    committed_s = loop.time()
+                    await self._commit(core, state)
+                if loop.time() - tidied_s > _TIDY_S:
+                    tidied_s = loop.time()
+                    await self._tidy(core, state)
+        finally:
+            RECONCILE_BEHIND_SECONDS.remove(self._name)
+
+    def _fact(self, stored: StoredRecord) -> Fact | None:
+        if not stored.key.startswith(self._prefix):
+            return None
+        try:
+            return read_fact(stored)
+        except ValueError:
+            log.warning("fact_unreadable", topic=stored.topic, position=stored.position)
+            return None
+
+    async def _advance(self, core: Core, clock_ms: int) -> None:
+        for nth, fact in enumerate(self._order.until(clock_ms), 1):
+            core.take(fact)
+            if nth % _AT_A_TIME == 0:
+                await asyncio.sleep(0)
+        core.advance(clock_ms)
+
+    async def _commit(self, core: Core, state: State) -> None:
+        out, core.out = core.out, []
+        # Shielded: what is half committed cannot be gone back upon.
+        await asyncio.shield(
+            asyncio.to_thread(
+                state.commit, self._order.positions, core.clock_ms, core.watermarks, out
+            )
+        )
+        await self._write(out)
+        self._tell(out)
+        if core.too_late:
+            RECONCILE_TOO_LATE.labels(self._name).inc(core.too_late)
+            core.too_late = 0
+
+    async def _tidy(self, core: Core, state: State) -> None:
+        old = await asyncio.to_thread(state.older_than, core.clock_ms - self._window_ms)
+        state.forget(old)
+        core.forget(old)
+
+    @property
+    def _window_ms(self) -> int:
+        return round(self._service.settings.reconcile.window_s * 1000)
+
+    async def _write(self, out: Sequence[Record]) -> None:
+        """Return once all of it is durable, in its order for each key."""
+        for tries in itertools.count():
+            try:
+                receipts = [self._service.eventlog.publish([record]) for record in out]
+                deadline = asyncio.get_running_loop().time() + _PUBLISH_S
+                for receipt in receipts:
+                    await receipt.wait(deadline)
+            except PublishError as error:
+                log.warning("reconcile_waits", connection=self._name, reason=error.reason)
+                await asyncio.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+            else:
+                return
+
+    async def _patiently_save(self, checkpoint: dict[str, Any]) -> None:
+        for tries in itertools.count():
+            try:
+                return await self._job.save(SOURCE, checkpoint)
+            except PublishError as error:
+                if error.reason == "not_owner":
+                    raise
+                await asyncio.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
+        raise AssertionError
+
+    def _tell(self, out: Sequence[Record]) -> None:
+        for record in out:
+            if record.topic != "verdicts" or record.value is None:
+                continue
+            event = orjson.loads(record.value)
+            what = event["type"].removeprefix("dialstream.")
+            data = event["data"]
+            if what.startswith("verdict."):
+                VERDICTS.labels(self._name, data["verdict"]).inc()
+                continue
+            if data["figure"] is not None:
+                COMPLETENESS.labels(self._name).set(data["figure"])
+            log.info(
+                "completeness",
+                connection=self._name,
+                hour=data["hour"],
+                n=data["n"],
+                pushed=data["pushed"],
+                recorded=data["recorded"],
+                both=data["both"],
+                figure=data["figure"],
+            )
