@@ -76,9 +76,6 @@ _TROUBLES = {
     56: "broker_disk",  # KAFKA_STORAGE_ERROR
 }
 
-#: Keys come again, a call's within minutes, and the hash is 4 µs of Python.
-_hash = lru_cache(maxsize=8192)(murmur2)
-
 AnyRecord = Record | StoredRecord
 
 Refusal = tuple[AnyRecord, str]
@@ -95,7 +92,12 @@ class BrokenError(Exception):
 
 def partition_of(key: bytes, count: int) -> int:
     """The partition of a `partition_key` among ``count``: where Kafka's own clients send it."""
-    return int(_hash(key) & 0x7FFFFFFF) % count
+    return int(murmur2(key) & 0x7FFFFFFF) % count
+
+
+@lru_cache(maxsize=8192)  # keys come again, a call's within minutes, and the hash is 4 µs of Python
+def _partition(topic: str, key: bytes, count: int) -> int:
+    return partition_of(partition_key(topic, key), count)
 
 
 class Producer:
@@ -188,8 +190,7 @@ class Producer:
         count = len(partitions)
         found: defaultdict[int, list[AnyRecord]] = defaultdict(list)
         for record in records:
-            key = partition_key(record.topic, record.key)
-            found[partition_of(key, count)].append(record)
+            found[_partition(record.topic, record.key, count)].append(record)
         return {partition: deque((batch,)) for partition, batch in found.items()}
 
     def _share_out_again(

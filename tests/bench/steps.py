@@ -15,7 +15,7 @@ from rich.table import Table
 from ingest.delivery import Delivery
 from ingest.eventlog.lanes import Lane, Room
 from ingest.eventlog.log import Record, records_of
-from ingest.eventlog.producer import Producer, _hash, partition_of
+from ingest.eventlog.producer import Producer, _partition
 from ingest.eventlog.topic import TopicWriter
 from ingest.providers.dialpad.webhook import Webhook
 from schemas.times import now_ms
@@ -56,7 +56,7 @@ def _measure_all(bodies: Sequence[bytes], folder: Path) -> Sequence[tuple[str, f
     signed = list(zip(payloads, deliveries, strict=True))
     events = [event for pair in signed for event in source.normalize(*pair)]
     records = [record for event in events for record in records_of(event)]
-    keys = [(record.key, PARTITIONS) for record in records]
+    keys = [(record.topic, record.key, PARTITIONS) for record in records]
 
     def all_of(delivery: Delivery) -> list[Record]:
         [event] = source.normalize(source.verify(delivery), delivery)
@@ -73,7 +73,7 @@ def _measure_all(bodies: Sequence[bytes], folder: Path) -> Sequence[tuple[str, f
             *_cost(lambda: uvloop.run(_through_lane(all_of, deliveries))),
         ),
         ("partition, of a key's first", *_cost(lambda: _each(_first_partition, keys))),
-        ("partition, after that", *_cost(lambda: _each(partition_of, keys))),
+        ("partition, after that", *_cost(lambda: _each(_partition, keys))),
         *(
             (
                 f"record batch of {size}",
@@ -120,9 +120,9 @@ async def _through_lane(
         await lane.drained()
 
 
-def _first_partition(key: bytes, count: int) -> None:
-    _hash.cache_clear()
-    partition_of(key, count)
+def _first_partition(topic: str, key: bytes, count: int) -> None:
+    _partition.cache_clear()
+    _partition(topic, key, count)
 
 
 async def _build_batches(records: Sequence[Record], size: int) -> None:
