@@ -4,6 +4,7 @@ import struct
 from collections.abc import Sequence
 from io import BytesIO
 
+from aiokafka.protocol.api import RequestStruct
 from aiokafka.protocol.produce import ProduceRequest_v7 as TheirRequest
 from aiokafka.protocol.produce import ProduceResponse_v7 as TheirResponse
 from hypothesis import example, given
@@ -28,21 +29,27 @@ BATCHES = st.lists(st.tuples(st.integers(0, 2**31 - 1), st.binary(max_size=300))
 def test_a_request_is_what_aiokafka_writes(
     topic: str, batches: list[tuple[int, bytes]], timeout_ms: int
 ) -> None:
-    request = ProduceRequest(topic, batches, timeout_ms)
-    theirs = TheirRequest(None, -1, timeout_ms, [(topic, batches)])
-    assert request.prepare({0: (3, 11)}).encode() == theirs.encode()
+    theirs = on_the_wire(TheirRequest(None, -1, timeout_ms, [(topic, batches)]))
+    assert on_the_wire(ProduceRequest(topic, batches, timeout_ms).prepare({0: (3, 11)})) == theirs
     mutable = [(partition, bytearray(batch)) for partition, batch in batches]
-    assert ProduceRequest(topic, mutable, timeout_ms).prepare({0: (0, 7)}).encode() == (
-        theirs.encode()
-    )
+    assert on_the_wire(ProduceRequest(topic, mutable, timeout_ms).prepare({0: (0, 7)})) == theirs
+
+
+def on_the_wire(request: RequestStruct) -> bytes:
+    """As aiokafka's connections write it, but for its length in front."""
+    header = request.build_request_header(correlation_id=5, client_id="dialstream")
+    return bytes(header.encode() + request.encode())
+
+
+def test_a_request_that_is_prepared_again_has_a_header_of_its_own() -> None:
+    request = ProduceRequest("t", [(0, b"batch")], 1)
+    first = on_the_wire(request.prepare({0: (3, 11)}))
+    assert on_the_wire(request.prepare({0: (3, 11)})) == first
 
 
 def test_the_header_of_a_request_says_version_7() -> None:
     struct_ = ProduceRequest("t", [], 1).prepare({0: (3, 11)})
     assert (struct_.API_KEY, struct_.API_VERSION) == (0, 7)
-    theirs = TheirRequest(None, -1, 1, [("t", [])])
-    ours = struct_.build_request_header(correlation_id=5, client_id="dialstream")
-    assert ours.encode() == theirs.build_request_header(5, "dialstream").encode()
     assert struct_.parse_response_header(BytesIO(struct.pack(">i", 5))).correlation_id == 5
 
 
