@@ -60,10 +60,11 @@ class Pipeline:
         """
         return _through(self._publish, _through(_write, _through(_read, _through(_verify, batch))))
 
-    def _publish(self, written: Sequence[tuple[Event, list[Record]]]) -> Accepted:
+    def _publish(self, written: tuple[Sequence[Event], Sequence[list[Record]]]) -> Accepted:
+        events, records_of_each = written
         receipts = []
         repeated = True
-        for event, records in written:
+        for event, records in zip(events, records_of_each, strict=True):
             # By Python's own 64-bit hash, at an eighth of the memory of id and content.
             key = hash((event.id, event.raw))
             receipt = self._repeats.find(key)
@@ -74,11 +75,10 @@ class Pipeline:
             receipts.append(receipt)
         if repeated:
             outcome: Outcome = "repeat"
-        elif written[0][0].subject_kind == "reject":
+        elif events[0].subject_kind == "reject":
             outcome = "rejected"
         else:
             outcome = "stored"
-        events = [event for event, _ in written]
         return Accepted(outcome, events, receipts[0] if len(receipts) == 1 else All(receipts))
 
 
@@ -95,8 +95,8 @@ def _read(verified: tuple[Verified, Delivery, Source]) -> Sequence[Event]:
         return (reject(delivery, source, error),)
 
 
-def _write(events: Sequence[Event]) -> list[tuple[Event, list[Record]]]:
-    return [(event, records_of(event)) for event in events]
+def _write(events: Sequence[Event]) -> tuple[Sequence[Event], Sequence[list[Record]]]:
+    return events, [records_of(event) for event in events]
 
 
 def _through(
