@@ -444,18 +444,13 @@ class AgentsPoller:
         return 0.0
 
     async def _take_versions(self, records: AgentRecords, agent_id: str) -> None:
-        """Publish those that are new; the newest come first."""
+        """Publish those that are new. All are read: in which order they come is not documented."""
         list_ = f"{VERSIONS}/{agent_id}"
-        read: list[Event] = []
         async with closing_pages(records.versions_of(agent_id, VIA)) as pages:
             async for page in pages:
                 fresh = self._seen.fresh(list_, page)
                 await self._storing.page(VERSIONS, page, fresh)
-                if not fresh:
-                    break
-                read += page
-        # Not before: what is known was read to its end, so that there is nothing behind it.
-        self._seen.remember(list_, read)
+                self._seen.remember(list_, page)
 
 
 def _is_agent(event: Event) -> bool:

@@ -191,13 +191,15 @@ class Seen:
         return [known.get(key) for key in keys]
 
     def fresh(self, list_: str, events: Sequence[Event]) -> list[Event]:
-        """Those of a page that say something new."""
-        known = self.facts(list_, events)
-        return [
-            event
-            for event, fact in zip(events, known, strict=True)
-            if fact is None or fact != fact_of(event)
-        ]
+        """Those of a page that say something new, each once."""
+        told: set[str] = set()
+        found = []
+        for event, known in zip(events, self.facts(list_, events), strict=True):
+            fact = fact_of(event)
+            if fact != known and fact not in told:
+                told.add(fact)
+                found.append(event)
+        return found
 
     def remember(
         self,

@@ -458,8 +458,7 @@ async def test_versions_are_read_at_first_sight_and_when_the_agent_changes(
         await until(lambda: len(records.asked) > 15)
         lists = records.lists
         await until(lambda: records.lists > lists + 2)
-    # What follows the first page without anything new is known.
-    assert records.asked[15:] in ([("agent-1", 0), ("agent-1", 1)], [("agent-1", 0)] * 1)
+    assert set(records.asked[15:]) == {("agent-1", 0), ("agent-1", 1), ("agent-1", 2)}
     found = Counter(await changes_on(tmp_path))
     assert set(found.values()) == {1}
     assert len(found) == 5 * 7 + 1

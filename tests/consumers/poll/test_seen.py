@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from consumers.poll import seen as module
 from consumers.poll.seen import CALLS, Seen, fact_of
+from tests.consumers.poll.fake_agents import versioned
 from tests.consumers.poll.fakes import Call, listed
 
 
@@ -29,6 +30,36 @@ def test_a_call_is_new_until_it_is_remembered_and_again_when_it_changes(seen: Se
     assert seen.fresh(CALLS, [first, changed]) == [changed]
     seen.remember(CALLS, [changed])
     assert seen.fresh(CALLS, [first, changed]) == [first]
+
+
+def test_what_stands_on_a_page_twice_is_new_once(seen: Seen) -> None:
+    first, changed = Call(1, 0, 0).event("poll"), Call(1, 0, 0, version=2).event("poll")
+    assert seen.fresh(CALLS, [first, first]) == [first]
+    assert seen.fresh(CALLS, [first, changed, changed, first]) == [first, changed]
+
+
+def test_the_recordings_of_a_call_and_the_versions_of_an_agent_are_several(seen: Seen) -> None:
+    recordings = []
+    for n in (1, 2):
+        event = Call(1, 0, 0).event("poll")
+        event.type = "dialstream.call.recording_ready"
+        event.id = f"fake:acme:recording_ready:1:{n:016x}"
+        recordings.append(event)
+    versions = [versioned("agent-1", n) for n in (1, 2)]
+    for page in (recordings, versions):
+        assert seen.fresh("a list", page) == page
+        seen.remember("a list", page)
+        assert seen.fresh("a list", page) == []
+
+
+def test_what_is_wanted_again_is_due_at_the_earlier_time(seen: Seen) -> None:
+    seen.want("versions", ["a", "b"], 500)
+    seen.put_off("versions", "a", 900)
+    seen.want("versions", ["a"], 700)
+    assert seen.next_wanted("versions") == ("b", 500, 0)
+    seen.put_off("versions", "b", 2000)
+    seen.want("versions", ["a"], 800)
+    assert seen.next_wanted("versions") == ("a", 700, 1)
 
 
 def test_the_minute_of_reading_is_no_news() -> None:
