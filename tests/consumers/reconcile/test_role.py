@@ -1,0 +1,80 @@
+"""`dialstream up` where calls are both pushed and read back: verdicts, and what is mended."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeProduct
+from tests.consumers.poll.small_dialpad import SmallDialpad
+from tests.kit import SECRET, Product, sign
+
+
+@pytest.fixture
+def dialpad() -> Iterator[SmallDialpad]:
+    with SmallDialpad() as serving:
+        yield serving
+
+
+def product_with(make_product: MakeProduct, dialpad: SmallDialpad, **reconcile: Any) -> Product:
+    connection = {**dialpad.connection(), "secrets": [SECRET]}
+    return make_product(
+        command=("up",),
+        settings={
+            "connections": {"acme": connection},
+            "reconcile": {"settle_s": 1, "since": "2020-01-01T00:00:00Z", **reconcile},
+        },
+    )
+
+
+def push(product: Product, item: dict[str, Any]) -> None:
+    """The end of a call of Dialpad's list, as it would have been posted."""
+    times = ("date_started", "date_rang", "date_connected", "date_ended", "event_timestamp")
+    payload = {
+        **item,
+        "state": "hangup",
+        "call_id": int(item["call_id"]),
+        **{name: int(item[name]) for name in times if item.get(name)},
+    }
+    assert product.post(sign(payload)).status == 204
+
+
+def verdicts(product: Product) -> dict[str, str]:
+    found = [e for e in product.events("verdict") if e["type"].startswith("dialstream.verdict")]
+    return {event["data"]["call_id"]: event["data"]["verdict"] for event in found}
+
+
+def wait_for(what: Callable[[], Any], wanted: Any, product: Product) -> None:
+    until = time.monotonic() + 90
+    while (found := what()) != wanted:
+        assert time.monotonic() < until, f"{found}\n{product.stderr}"
+        time.sleep(0.5)
+
+
+def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
+    make_product: MakeProduct, dialpad: SmallDialpad
+) -> None:
+    dialpad.add(6, hours_ago=1)
+    pushed, lost = dialpad.calls[:4], dialpad.calls[4:]
+    product = product_with(make_product, dialpad).start()
+    for item in pushed:
+        push(product, item)
+    wanted = {str(item["call_id"]): "matched" for item in pushed}
+    wanted |= {str(item["call_id"]): "push_missing" for item in lost}
+    wait_for(lambda: verdicts(product), wanted, product)
+    mended = [e for e in product.events("call", "--type", "call.ended") if e["via"] == "backfill"]
+    assert {e["data"]["call_id"] for e in mended} == {str(item["call_id"]) for item in lost}
+    product.kill()
+
+    product.start()
+    for item in lost:
+        push(product, item)
+    wanted = {str(item["call_id"]): "matched" for item in pushed}
+    wanted |= {str(item["call_id"]): "late" for item in lost}
+    wait_for(lambda: verdicts(product), wanted, product)
+    rows = product.events("conversation")
+    assert {row["data"]["conversation_id"] for row in rows if row["data"]["complete"]} == set(
+        wanted
+    )
+    assert product.stop() == 0
