@@ -5,17 +5,15 @@ uniqueness are promised nowhere; as long as no fault strikes, the first attempts
 out one after the other, and a retry comes whenever it comes.
 """
 
-import asyncio
 import json
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
-from weakref import WeakValueDictionary
 
 from ingest.simulator.clock import Clock
+from ingest.simulator.courier import Courier, Key
 from ingest.simulator.dialpad import (
     NO_ODDITIES,
     QUICK_RETRY_WAITS_S,
@@ -26,7 +24,6 @@ from ingest.simulator.dialpad import (
     sign,
     to_json,
 )
-from ingest.simulator.dialpad_post import Poster, PostError
 from ingest.simulator.dialpad_resources import (
     Resources,
     Subscription,
@@ -41,11 +38,10 @@ from ingest.simulator.facts import (
     TextStep,
 )
 from ingest.simulator.faults import ODDITIES, Faults
+from ingest.simulator.post import Poster, PostError
 
 TIMEOUT_S = 5.0
 
-#: What a repeat or a reordered delivery waits for at most.
-A_MOMENT_S = 10.0
 Event: TypeAlias = dict[str, Any]
 
 
@@ -67,6 +63,8 @@ class Delivery:
     answers: list[int | None] = field(default_factory=list)
     #: To how many sockets the frame was given.
     sockets: int = 0
+    #: How long to wait, each time that the answer is 5xx, before the next attempt.
+    waits_s: Sequence[float] = ()
 
     @property
     def accepted(self) -> bool:
@@ -80,7 +78,7 @@ class Delivery:
         return json.loads(self.body)
 
 
-class Deliveries:
+class Deliveries(Courier[Delivery]):
     """Everything under way to webhooks and sockets."""
 
     def __init__(
@@ -92,39 +90,17 @@ class Deliveries:
         done: deque[Delivery],
         seed: int,
     ) -> None:
-        self._clock = clock
+        super().__init__(clock, faults)
         self._resources = resources
         self._sockets = sockets
-        self._faults = faults
         self._done = done
         self._seed = seed
         #: Attempts, by what came back.
         self.sums: Counter[str] = Counter()
         self._poster = Poster()
-        #: Where everything is under way that takes time.
-        self.group: asyncio.TaskGroup
-        self._tasks: set[asyncio.Task[None]] = set()
-        #: A subscription's subject → whose turn it is; gone when nobody is under way.
-        self._turns: WeakValueDictionary[tuple[int, int], asyncio.Lock] = WeakValueDictionary()
-        #: What waits for the next one of its subject.
-        self._held: dict[tuple[int, int], list[asyncio.Event]] = {}
-        self._busy = 0
-        self._waiting_for_few: list[tuple[int, asyncio.Event]] = []
-
-    def give_up(self) -> None:
-        """Give up everything that is under way."""
-        for task in self._tasks:
-            task.cancel()
 
     def close(self) -> None:
         self._poster.close()
-
-    async def at_most(self, many: int) -> None:
-        """Wait until so many are under way; what waits for its time is not."""
-        if self._busy > many:
-            few = asyncio.Event()
-            self._waiting_for_few.append((many, few))
-            await few.wait()
 
     def send(self, happening: Happening) -> None:
         """Send it to all who subscribed to it."""
@@ -138,7 +114,7 @@ class Deliveries:
                     self._send(subscription, happening, event)
 
     def _oddities(self, happening: Happening) -> Oddities:
-        faults = self._faults
+        faults = self.faults
         rates = {name: rate for name in ODDITIES if (rate := getattr(faults, name)) > 0}
         if not rates:
             return NO_ODDITIES
@@ -148,8 +124,7 @@ class Deliveries:
         return oddities
 
     def _send(self, subscription: Subscription, happening: Happening, event: Event) -> None:
-        faults = self._faults
-        if faults.strikes("dropped"):
+        if self.faults.strikes("dropped"):
             return
         if (endpoint := self._endpoint(subscription.endpoint_id)) is None:
             return
@@ -159,70 +134,23 @@ class Deliveries:
             endpoint.id,
             "webhook" if isinstance(endpoint, Webhook) else "websocket",
             to_json(_without_what_is_not_allowed(event, subscription)),
+            waits_s=retry_waits_s(happening),
         )
-        key = subscription.id, happening.subject_id
-        if faults.strikes("delayed"):
-            self._start(self._after(faults.between(0, faults.delay_s), delivery, happening))
-        elif faults.strikes("reordered"):
-            gone = asyncio.Event()
-            self._held.setdefault(key, []).append(gone)
-            self._start(self._after_the_next(key, gone, delivery, happening))
-        else:
-            self._go(key, delivery, happening)
-        if faults.strikes("repeated"):
-            again = _copy(delivery)
-            self._start(self._after(faults.between(0, A_MOMENT_S), again, happening))
-        if faults.strikes("forged"):
-            self._start(self._forge(_copy(delivery)))
+        self.bring((subscription.id, happening.subject_id), delivery)
         if delivery.via == "websocket":
             self._send_strange_frames(delivery)
 
-    def _go(self, key: tuple[int, int], delivery: Delivery, happening: Happening) -> None:
-        """Send it now: to sockets at once, to a webhook when its subject's turn has come."""
+    def go(self, key: Key, delivery: Delivery) -> None:
+        """To sockets at once, to a webhook when its subject's turn has come."""
         if delivery.via == "websocket":
             self._frame(delivery)
-            self._release(key)
+            self.release(key)
         else:
-            turn = self._turns.setdefault(key, asyncio.Lock())
-            self._start(self._post_in_turn(turn, key, delivery, happening))
+            super().go(key, delivery)
 
-    async def _after(self, wait_s: float, delivery: Delivery, happening: Happening) -> None:
-        with self._waiting():
-            await self._clock.sleep(wait_s)
-        await self._deliver(delivery, happening)
-
-    async def _after_the_next(
-        self,
-        key: tuple[int, int],
-        gone: asyncio.Event,
-        delivery: Delivery,
-        happening: Happening,
-    ) -> None:
-        """Wait until the next of its subject is there, or has not come for long."""
-        with self._waiting():
-            waiting = [
-                asyncio.ensure_future(it) for it in (gone.wait(), self._clock.sleep(A_MOMENT_S))
-            ]
-            try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for it in waiting:
-                    it.cancel()
-                held = self._held.get(key, [])
-                if gone in held:
-                    held.remove(gone)
-                if not held:
-                    self._held.pop(key, None)
-        await self._deliver(delivery, happening)
-
-    def _release(self, key: tuple[int, int]) -> None:
-        for gone in self._held.pop(key, ()):
-            gone.set()
-
-    async def _forge(self, delivery: Delivery) -> None:
-        """Play somebody who knows the address and not the secret."""
+    async def forge(self, delivery: Delivery) -> None:
         delivery.genuine = False
-        unsigned = self._faults.up_to(2) == 1
+        unsigned = self.faults.up_to(2) == 1
         secret = None if unsigned else "not-the-secret-of-this-endpoint!"
         if delivery.via == "websocket":
             self._frame(delivery, secret)
@@ -247,38 +175,24 @@ class Deliveries:
         """What is no signed event, beside what is."""
         websocket = self._resources.websockets[delivery.endpoint_id]
         to = websocket.id, delivery.subscription_id
-        if self._faults.strikes("frames_binary"):
+        if self.faults.strikes("frames_binary"):
             self._sockets.send(*to, bytes(range(256)))
-        if self._faults.strikes("frames_html"):
+        if self.faults.strikes("frames_html"):
             self._sockets.send(*to, "<!DOCTYPE html><html><body>Bad Gateway</body></html>")
-        if self._faults.strikes("frames_odd"):
+        if self.faults.strikes("frames_odd"):
             odd = b'{"of":"no known kind"}'
             self._sockets.send(*to, sign(odd, websocket.secret or "").decode())
 
     # Webhooks
 
-    async def _deliver(self, delivery: Delivery, happening: Happening) -> None:
-        """Send it, out of turn."""
+    async def deliver(self, delivery: Delivery) -> None:
         if delivery.via == "websocket":
             self._frame(delivery)
-            return
-        await self._retry(delivery, happening, await self._try(delivery))
+        else:
+            await super().deliver(delivery)
 
-    async def _post_in_turn(
-        self,
-        turn: asyncio.Lock,
-        key: tuple[int, int],
-        delivery: Delivery,
-        happening: Happening,
-    ) -> None:
-        async with turn:
-            said = await self._try(delivery)
-            self._release(key)
-        await self._retry(delivery, happening, said)
-
-    async def _retry(self, delivery: Delivery, happening: Happening, said: int | None) -> None:
-        """Try again, until it is accepted, refused for good, or has had its retries."""
-        after_5xx, after_failure = iter(retry_waits_s(happening)), iter(QUICK_RETRY_WAITS_S)
+    async def retry(self, delivery: Delivery, said: int | None) -> None:
+        after_5xx, after_failure = iter(delivery.waits_s), iter(QUICK_RETRY_WAITS_S)
         while True:
             if said is None:
                 wait_s = next(after_failure, None)
@@ -286,16 +200,18 @@ class Deliveries:
                 wait_s = next(after_5xx, None) if said >= HTTPStatus.INTERNAL_SERVER_ERROR else None
             if wait_s is None:
                 return
-            with self._waiting():
-                await self._clock.sleep(wait_s)
-            said = await self._try(delivery)
+            await self.wait(wait_s)
+            said = await self.attempt(delivery)
 
-    async def _try(self, delivery: Delivery) -> int | None:
+    async def attempt(self, delivery: Delivery) -> int | None:
         """Post it with the secret that the webhook has now."""
         webhook = self._resources.webhooks.get(delivery.endpoint_id)
         if webhook is None:
             return HTTPStatus.GONE
         return await self._post(delivery, webhook, webhook.secret)
+
+    def copy(self, delivery: Delivery) -> Delivery:
+        return replace(delivery, at_ms=None, answers=[], sockets=0)
 
     async def _post(self, delivery: Delivery, webhook: Webhook, secret: str | None) -> int | None:
         content = delivery.body if secret is None else sign(delivery.body, secret)
@@ -304,7 +220,9 @@ class Deliveries:
         self._begin(delivery)
         status: int | None
         try:
-            status = await self._poster.post(webhook.hook_url, content_type, content, TIMEOUT_S)
+            headers = {"Content-Type": content_type}
+            answer = await self._poster.post(webhook.hook_url, headers, content, TIMEOUT_S)
+            status = answer.status
         except PostError:
             status = None
         delivery.answers.append(status)
@@ -318,37 +236,8 @@ class Deliveries:
 
     def _begin(self, delivery: Delivery) -> None:
         if delivery.at_ms is None:
-            delivery.at_ms = self._clock.now_ms
+            delivery.at_ms = self.clock.now_ms
             self._done.append(delivery)
-
-    def _start(self, doing: Coroutine[Any, Any, None]) -> None:
-        task = self.group.create_task(doing)
-        self._count(+1)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._count(-1)
-
-    def _count(self, change: int) -> None:
-        self._busy += change
-        for waiting in [w for w in self._waiting_for_few if w[0] >= self._busy]:
-            self._waiting_for_few.remove(waiting)
-            waiting[1].set()
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Not be under way meanwhile."""
-        self._count(-1)
-        try:
-            yield
-        finally:
-            self._count(+1)
-
-
-def _copy(delivery: Delivery) -> Delivery:
-    return replace(delivery, at_ms=None, answers=[], sockets=0)
 
 
 def _wants(subscription: Subscription, event: Event, happening: Happening) -> bool:

@@ -4,7 +4,10 @@ import asyncio
 import re
 import ssl
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from http import HTTPStatus
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -13,11 +16,19 @@ MOST_CONNECTIONS = 200
 _MOST_HEAD_BYTES = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})\b")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+) *\r\n", re.IGNORECASE)
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d{1,9}) *\r\n", re.IGNORECASE)
 _CLOSES = re.compile(rb"\r\nconnection: *close *\r\n", re.IGNORECASE)
 _NO_BODY = frozenset({204, 304})
 
 _Place: TypeAlias = tuple[str, int, bool]
 _Line: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    #: What `Retry-After` asks for, where it is a number.
+    retry_after_s: int | None = None
 
 
 class PostError(Exception):
@@ -31,16 +42,18 @@ class Poster:
         self._idle: defaultdict[_Place, list[_Line]] = defaultdict(list)
         self._room = asyncio.Semaphore(MOST_CONNECTIONS)
 
-    async def post(self, url: str, content_type: str, body: bytes, timeout_s: float) -> int:
-        """Post, and give the status of the answer. Raises PostError, also after ``timeout_s``."""
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, timeout_s: float
+    ) -> Answer:
+        """Post, and give the answer. Raises PostError, also after ``timeout_s``."""
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         place = parts.hostname or "", parts.port or (443 if secure else 80), secure
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         host = parts.netloc.rpartition("@")[2]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = (
-            f"POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {content_type}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"POST {target} HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
         )
         async with self._room:
             try:
@@ -48,7 +61,7 @@ class Poster:
                     line = await self._line(place)
                     try:
                         line[1].write(head.encode("ascii") + body)
-                        status, again = await _answer(line[0])
+                        answer, again = await _answer(line[0])
                     except BaseException:
                         line[1].transport.abort()
                         raise
@@ -58,7 +71,7 @@ class Poster:
             self._idle[place].append(line)
         else:
             line[1].close()
-        return status
+        return answer
 
     def close(self) -> None:
         """Close what is kept."""
@@ -84,22 +97,24 @@ class Poster:
         return ssl.create_default_context()
 
 
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """Read an answer: its status, and whether the connection is good for another post."""
+async def _answer(reader: asyncio.StreamReader) -> tuple[Answer, bool]:
+    """Read an answer, and whether the connection is good for another post."""
     head = await reader.readuntil(b"\r\n\r\n")
     found = _STATUS.match(head)
     if found is None:
         raise PostError("no HTTP")
     status = int(found[1])
+    wait = _RETRY_AFTER.search(head) if status >= HTTPStatus.MULTIPLE_CHOICES else None
+    answer = Answer(status, None if wait is None else int(wait[1]))
     if status in _NO_BODY:
-        return status, not _CLOSES.search(head)
+        return answer, not _CLOSES.search(head)
     length = _LENGTH.search(head)
     if length is None:
-        return status, False
+        return answer, False
     left = int(length[1])
     while left:
         piece = await reader.read(min(left, _MOST_HEAD_BYTES))
         if not piece:
             raise PostError("the answer ends too early")
         left -= len(piece)
-    return status, not _CLOSES.search(head)
+    return answer, not _CLOSES.search(head)
