@@ -239,7 +239,7 @@ class AgentsPoller:
         self._idle = not isinstance(turn, tuple)
         if not isinstance(turn, tuple):
             await self._save_at_times()
-            return max(turn, _AT_ONCE_S)
+            return min(max(turn, _AT_ONCE_S), self._look_s)  # there may be others by then
         agent_id, window = turn
         try:
             await self._read_window(records, agent_id, window)

@@ -63,7 +63,7 @@ class FakeAgents:
         self.page = page
         #: What requests at a place raise: ``agents``, ``versions``, an agent's calls by its id.
         self.broken: dict[str, BaseException] = {}
-        #: How long an agent takes to fail, or to be read, in seconds.
+        #: How long an agent, or the list of ``agents``, takes to fail or to be read, in seconds.
         self.takes_s: dict[str, float] = {}
         #: (agent, from, to) of each window, when its first page is asked for.
         self.windows: list[tuple[str, int, int]] = []
@@ -86,6 +86,7 @@ class FakeAgents:
         yield self
 
     async def agents(self, via: str) -> AsyncIterator[Sequence[Event]]:
+        await asyncio.sleep(self.takes_s.get("agents", 0))
         listed = list(self.listed.items())
         for at in range(0, len(listed), self.page):
             yield [agent_listed(*each) for each in listed[at : at + self.page]]

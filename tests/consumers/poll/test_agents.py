@@ -111,6 +111,14 @@ async def test_every_call_of_every_agent_is_published_once(
     assert whole["watermark_ms"] <= least
 
 
+async def test_agents_that_are_long_in_coming_are_read(tmp_path: Path, records: FakeAgents) -> None:
+    job = FakeJob()
+    records.takes_s["agents"] = 0.2
+    async with polling(tmp_path, records, job):
+        await rounds(records)
+    assert await recorded(tmp_path) == dict.fromkeys(ALL, 1)
+
+
 async def test_it_goes_on_where_it_was_and_says_nothing_twice(
     tmp_path: Path, records: FakeAgents
 ) -> None:
