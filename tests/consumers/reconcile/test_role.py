@@ -45,6 +45,12 @@ def verdicts(product: Product) -> dict[str, str]:
     return {event["data"]["call_id"]: event["data"]["verdict"] for event in found}
 
 
+def complete(product: Product) -> set[str]:
+    """Conversations of which only artefacts may follow."""
+    data = [event["data"] for event in product.events("conversation")]
+    return {row["conversation_id"] for row in data if row["complete"]}
+
+
 def wait_for(what: Callable[[], Any], wanted: Any, product: Product) -> None:
     until = time.monotonic() + 90
     while (found := what()) != wanted:
@@ -73,8 +79,5 @@ def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
     wanted = {str(item["call_id"]): "matched" for item in pushed}
     wanted |= {str(item["call_id"]): "late" for item in lost}
     wait_for(lambda: verdicts(product), wanted, product)
-    rows = product.events("conversation")
-    assert {row["data"]["conversation_id"] for row in rows if row["data"]["complete"]} == set(
-        wanted
-    )
+    wait_for(lambda: complete(product), set(wanted), product)
     assert product.stop() == 0
