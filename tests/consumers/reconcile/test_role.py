@@ -46,9 +46,9 @@ def verdicts(product: Product) -> dict[str, str]:
 
 
 def complete(product: Product) -> set[str]:
-    """Conversations of which only artefacts may follow."""
+    """Calls of conversations of which only artefacts may follow: here all have one entry point."""
     data = [event["data"] for event in product.events("conversation")]
-    return {row["conversation_id"] for row in data if row["complete"]}
+    return {call_id for row in data if row["complete"] for call_id in row["call_ids"]}
 
 
 def wait_for(what: Callable[[], Any], wanted: Any, product: Product) -> None:
