@@ -12,7 +12,6 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, tzinfo
-from itertools import groupby
 from random import Random
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -36,7 +35,7 @@ from ingest.simulator.dialgood import (
     versions_of,
 )
 from ingest.simulator.faults import Faults
-from ingest.simulator.scene import now_ms, set_scene
+from ingest.simulator.scene import now_ms, scatter_equal, set_scene
 from ingest.simulator.story import COMPRESSED, Tempo
 from ingest.simulator.world import World
 
@@ -307,11 +306,7 @@ class SimulatedDialgood:
             # A second holds all of its milliseconds.
             highest = bisect_right(rows, last * unit + unit - 1, key=_created)
         shown = [row for row in reversed(rows[lowest:highest]) if row.shown_ms <= now]
-        ordered: list[Row] = []
-        for _, equal in groupby(shown, key=_created):
-            together = list(equal)
-            self._order.shuffle(together)
-            ordered += together
+        ordered = scatter_equal(shown, _created, self._order)
         records = ((row, row.record(now, zone)) for row in ordered)
         wanted = _filters(request)
         hide_web = _flag(request, "hidewebcalls")

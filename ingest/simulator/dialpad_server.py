@@ -5,13 +5,12 @@ What it does is what is known of the real one; the pages are named where it is d
 
 import asyncio
 import secrets
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from ingest.simulator.api_server import DAY_MS, HOST, ApiServer, Asked
+from ingest.simulator.api_server import HOST, ApiServer, Asked
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialpad import MAX_LAG_MS
 from ingest.simulator.dialpad_delivery import Deliveries, Delivery
@@ -20,6 +19,7 @@ from ingest.simulator.dialpad_rest import Key, Rates, Rest
 from ingest.simulator.dialpad_sockets import Sockets
 from ingest.simulator.facts import CallHappening, CallStep, Happening
 from ingest.simulator.faults import Faults
+from ingest.simulator.scene import now_ms, playing, set_scene
 from ingest.simulator.story import COMPRESSED, Tempo
 from ingest.simulator.world import World
 
@@ -32,9 +32,6 @@ EVERYTHING: Sequence[tuple[str, dict[str, Any]]] = (
     ("agent_status", {"agent_type": "callcenter"}),
     ("changelog", {}),
 )
-
-#: Happenings, before others have their turn; deliveries, before more happens.
-TOLD_AT_ONCE, MOST_UNDER_WAY = 20, 1000
 
 T = TypeVar("T", Webhook, Websocket)
 
@@ -102,27 +99,13 @@ class SimulatedDialpad:
         await self._api.open(port)
         await self.sockets.open(0)
         self.resources.sockets_url = f"ws://{HOST}:{self.sockets.port}"
-        failure: BaseException | None = None
         try:
-            # Nobody would notice otherwise that nothing happens any more.
-            async with asyncio.TaskGroup() as group:
-                self._deliveries.group = group
-                telling = group.create_task(self._tell(happenings))
-                try:
-                    yield
-                except asyncio.CancelledError:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - the user's own, and no group's
-                    failure = error
-                finally:
-                    telling.cancel()
-                    self._deliveries.give_up()
+            async with playing(happenings, self.clock, self.happen, self._deliveries, self.told):
+                yield
         finally:
             self._deliveries.close()
             await self.sockets.close()
             await self.go_down()
-        if failure is not None:
-            raise failure
 
     async def go_down(self) -> None:
         """Let nobody connect to the API any more, and break off who is connected."""
@@ -131,17 +114,6 @@ class SimulatedDialpad:
     async def come_up(self) -> None:
         """Serve the API again, at the same address."""
         await self._api.open()
-
-    async def _tell(self, happenings: Iterator[Happening]) -> None:
-        """Let everything happen at its time."""
-        for nth, happening in enumerate(happenings):
-            await self.clock.sleep_until(happening.at_ms)
-            self.happen(happening)
-            if nth % TOLD_AT_ONCE == 0:
-                # A fast clock would let nobody else work, and pile up what is under way.
-                await asyncio.sleep(0)
-                await self._deliveries.at_most(MOST_UNDER_WAY)
-        self.told.set()
 
     def happen(self, happening: Happening) -> None:
         """Let something happen now, whatever the story says."""
@@ -225,16 +197,16 @@ async def simulated_dialpad(
         start_ms = clock.now_ms
     elif start_ms is None:
         # No payload's clock is ahead of ours when it is sent.
-        start_ms = time.time_ns() // 1_000_000 - MAX_LAG_MS
-    if world is None:
-        world = World(seed, start_ms - int(days * DAY_MS), tempo)
-    world.advance(start_ms)
+        start_ms = now_ms() - MAX_LAG_MS
+    world, clock = set_scene(
+        world, clock, tempo=tempo, seed=seed, start_ms=start_ms, days=days, pace=pace
+    )
     # Others may have the story told, who tell of the same company.
     ear = world.ear()
     happenings = ear if lasts_s is None else ear.until(start_ms + int(lasts_s * 1000))
     dialpad = SimulatedDialpad(
         world,
-        clock or Clock(start_ms, pace),
+        clock,
         faults,
         rates,
         api_key=api_key or secrets.token_urlsafe(24),
