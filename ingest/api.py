@@ -1,8 +1,9 @@
 """Asking a provider's API: with deadlines, within its rate, again where that does no harm.
 
 What a provider's module adds are facts: where its API is, which calls have narrower limits, what
-each call needs. Neither errors nor log lines hold a key, an address with a token, an id, or
-anything of an answer's body; nor do exceptions hang on others that do.
+each call needs. Neither the texts of errors nor log lines hold a key, an address with a token, an
+id, or anything of an answer's body; nor do exceptions hang on others that do. What a provider says
+of a refusal stands apart, masked: `ApiError.said`.
 
 Proxies and authorities are those of the environment (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE), as
 operators expect; only addresses of this machine are always asked directly.
@@ -14,7 +15,8 @@ import random
 import re
 import ssl
 import time
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote, quote_plus
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -63,7 +66,7 @@ Limits = Mapping[str, tuple[int, float]]
 #: Larger answers are not read to their end.
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
-#: What is read of an answer that only its status matters of, so that the connection can be kept.
+#: What is read of a refusal: for what it says, and so that the connection can be kept.
 _MAX_REFUSAL_BYTES = 64 * 1024
 _READ_REFUSAL_S = 1.0
 
@@ -74,6 +77,12 @@ ATTEMPTS = 6
 _FIRST_WAIT_S = 0.5
 _MAX_WAIT_S = 15.0
 _JITTER_S = 1.0
+
+#: So many 403 in a row are no matter of the rate; see `Facts.rest_s`.
+MOST_FORBIDDEN = 3
+
+#: What is kept of the words of a provider.
+MAX_SAID = 500
 
 #: So many pages in a row without an item are no list any more.
 MAX_EMPTY_PAGES = 100
@@ -102,6 +111,7 @@ class ApiError(Exception):
         mend: str = "",
         reached: bool = True,
         retry_after_s: float | None = None,
+        said: str = "",
     ) -> None:
         """``what``: what has happened, ``mend``: what to do about it, in words of ours."""
         super().__init__(": ".join(filter(None, (what or reason, mend))))
@@ -110,8 +120,11 @@ class ApiError(Exception):
         self.mend = mend
         #: Whether the request may have had its effect all the same.
         self.reached = reached
-        #: How long the provider wants to be left alone, if it said so; MAX_RETRY_AFTER_S at most.
+        #: How long the provider wants to be left alone, if it said so, MAX_RETRY_AFTER_S at most;
+        #: or how long it is left alone because of `Facts.rest_s`.
         self.retry_after_s = retry_after_s
+        #: What the provider said, as `masked` leaves it; "" if nothing. Never part of ``str()``.
+        self.said = said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +150,16 @@ class Facts:
     #: The header that the key stands in, and what stands before it.
     key_header: str = "authorization"
     key_prefix: str = "Bearer "
+    #: For a provider that locks the whole key out for some time: how long it is left alone where it
+    #: does not say so with ``Retry-After``, at first and at most, in seconds. It doubles with each
+    #: refusal until something succeeds. A 429 is then not tried again by `Api.ask`, and nothing of
+    #: this connection is asked meanwhile. So it is with a 403 after an earlier success of the
+    #: connection in this process, since the rate may be what is meant; but the third in a row,
+    #: altogether or of one call (no success of it between them), is ``forbidden``, and so are all
+    #: further ones: rights that were withdrawn must not look like a rate for ever.
+    rest_s: tuple[float, float] | None = None
+    #: What a refusal's body says to people, however it looks; "" if nothing. Never raises.
+    error_text: Callable[[bytes], str] | None = None
 
 
 # Rates
@@ -195,11 +218,50 @@ async def take_turn(*budgets: Budget) -> None:
             budget._spend()  # noqa: SLF001
 
 
+class Rests:
+    """How often in a row a connection was refused, as `Facts.rest_s` has it.
+
+    ``begun``: when a request began, by the clock. What was under way when a rest began tells
+    nothing new.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._rested = 0
+        self._since = -float("inf")
+        self._any_success = False
+        #: 403 in a row, by call, and altogether.
+        self._forbidden: Counter[str | None] = Counter()
+
+    def succeeded(self, call: str, begun: float) -> None:
+        self._any_success = True
+        if begun >= self._since:
+            self._rested = 0
+            self._forbidden.pop(None, None)
+            self._forbidden.pop(call, None)
+
+    def may_be_rate(self, call: str, begun: float) -> bool:
+        """Whether another success may come after this 403."""
+        if begun >= self._since:
+            self._forbidden.update((None, call))
+        most = max(self._forbidden[None], self._forbidden[call])
+        return self._any_success and most < MOST_FORBIDDEN
+
+    def next_s(self, first_s: float, most_s: float, begun: float) -> float:
+        """How long to leave the provider alone now."""
+        if begun >= self._since:
+            self._since = self._clock()
+            self._rested += 1
+        wanted_s = first_s * 2.0 ** min(max(self._rested - 1, 0), 32)
+        return min(wanted_s, most_s) * random.uniform(1, 1.1)  # noqa: S311 - no secret
+
+
 class Budgets:
     """What one connection may ask for: altogether, and by the calls with limits of their own."""
 
     def __init__(self, requests_per_s: float, limits: Limits) -> None:
         self.whole = Budget(1, 1 / requests_per_s)
+        self.rests = Rests()
         self._narrow = {call: Budget(*limit) for call, limit in limits.items()}
 
     def of(self, call: str) -> tuple[Budget, ...]:
@@ -261,7 +323,8 @@ class Api:
 
         ``path`` begins with a slash; ids in it are percent-encoded. Parameters that are None are
         left out; ``body`` becomes JSON. What failed is tried again up to ATTEMPTS times where
-        that cannot do it twice: a POST only if it surely has not reached them.
+        that cannot do it twice: a POST only if it surely has not reached them. Where the provider
+        is left alone (`Facts.rest_s`), that is up to who asks.
         """
         if not re.match(r"/[^/]", path):
             raise ValueError("no path of the API: the key must not go anywhere else")
@@ -274,7 +337,7 @@ class Api:
             request["content"] = msgspec.json.encode(body)
             request["headers"] = {"content-type": "application/json"}
         async for attempt in stamina.retry_context(
-            on=lambda error: _again(method, error),
+            on=lambda error: not self._rests(error) and _again(method, error),
             attempts=ATTEMPTS,
             timeout=None,
             wait_initial=_FIRST_WAIT_S,
@@ -284,6 +347,14 @@ class Api:
             with attempt:
                 return await self._try(method, call, request)
         raise AssertionError
+
+    def _rests(self, error: Exception) -> bool:
+        """Whether this is why the provider is left alone."""
+        return (
+            self._facts.rest_s is not None
+            and isinstance(error, ApiError)
+            and error.reason == "rate_limited"
+        )
 
     async def _try(self, method: str, call: str, request: Mapping[str, Any]) -> bytes:
         key = self._key
@@ -320,7 +391,7 @@ class Api:
                 asyncio.timeout(self._deadlines.call_s),
                 self._http.stream(method, auth=self._key, **request) as answer,
             ):
-                result = await self._read(call, answer)
+                result = await self._read(call, answer, begun)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             result = self._failure(call, error)
         API_SECONDS.labels(self.name).observe(time.monotonic() - begun)
@@ -329,27 +400,30 @@ class Api:
         ).inc()
         if isinstance(result, ApiError):
             if result.reason == "rate_limited" and result.retry_after_s is not None:
-                budgets[0].rest(result.retry_after_s)
+                closed = self._budgets.whole if self._rests(result) else budgets[0]
+                closed.rest(result.retry_after_s)
             self._tell(call, result)
+        else:
+            self._budgets.rests.succeeded(call, begun)
         return result
 
-    async def _read(self, call: str, answer: httpx.Response) -> "bytes | ApiError":
+    async def _read(self, call: str, answer: httpx.Response, begun: float) -> "bytes | ApiError":
+        body = bytearray()
         if not answer.is_success:
-            # Nothing in it is for us; read to its end, the connection can be used again.
+            # Read to its end, the connection can be used again; what came is good enough.
             with suppress(TimeoutError, httpx.HTTPError):
                 async with asyncio.timeout(_READ_REFUSAL_S):
-                    await _read(answer, _MAX_REFUSAL_BYTES)
-            return self._refusal(call, answer)
-        body = await _read(answer, MAX_ANSWER_BYTES)
-        if body is None:
+                    await _read_into(body, answer, _MAX_REFUSAL_BYTES)
+            return self._refusal(call, answer, bytes(body[:_MAX_REFUSAL_BYTES]), begun)
+        if not await _read_into(body, answer, MAX_ANSWER_BYTES):
             return ApiError(
                 "unexpected",
                 f"{call}: the answer is larger than {MAX_ANSWER_BYTES} bytes",
                 status=answer.status_code,
             )
-        return body
+        return bytes(body)
 
-    def _refusal(self, call: str, answer: httpx.Response) -> ApiError:
+    def _refusal(self, call: str, answer: httpx.Response, body: bytes, begun: float) -> ApiError:
         status = answer.status_code
         if status >= 500:  # noqa: PLR2004
             reason: Reason = "unavailable"
@@ -357,6 +431,14 @@ class Api:
             reason = _REASONS.get(status, "refused")
         else:
             reason = "unexpected"
+        rest_s, rests = self._facts.rest_s, self._budgets.rests
+        retry_after_s = _retry_after_s(answer.headers, max((MAX_RETRY_AFTER_S, *(rest_s or ()))))
+        if rest_s is not None:
+            if reason == "forbidden" and rests.may_be_rate(call, begun):
+                reason = "rate_limited"
+            if reason == "rate_limited":
+                usual_s = rests.next_s(*rest_s, begun)
+                retry_after_s = usual_s if retry_after_s is None else retry_after_s
         mend = self._facts.needs(reason, call) or _MENDS[reason]
         if answer.is_redirect:
             mend = "redirects are not followed: set base_url to where it leads"
@@ -368,8 +450,13 @@ class Api:
             status=status,
             mend=mend.removeprefix("; ").format(name=self.name),
             reached=reason == "unavailable",
-            retry_after_s=_retry_after_s(answer.headers),
+            retry_after_s=retry_after_s,
+            said=self._said(body),
         )
+
+    def _said(self, body: bytes) -> str:
+        text = self._facts.error_text(body) if self._facts.error_text else ""
+        return masked(text, self._key.key)
 
     def _failure(self, call: str, error: Exception) -> ApiError:
         reason, what, reached = next(
@@ -438,13 +525,13 @@ def _client(address: str, deadlines: Deadlines) -> httpx.AsyncClient | ConfigErr
         return ConfigError("HTTPS_PROXY, HTTP_PROXY, ALL_PROXY: that is no http(s) address")
 
 
-async def _read(answer: httpx.Response, limit: int) -> bytes | None:
-    body = bytearray()
+async def _read_into(body: bytearray, answer: httpx.Response, limit: int) -> bool:
+    """Whether that was all, within the limit in bytes."""
     async for piece in answer.aiter_bytes():
         body += piece
         if len(body) > limit:
-            return None
-    return bytes(body)
+            return False
+    return True
 
 
 def shape(path: str) -> str:
@@ -491,6 +578,51 @@ async def walk(
             yield list(items)
         if not cursor:
             return
+
+
+# What a provider says
+
+
+#: Whoever reads it need not know which.
+_MASK = "…"
+
+#: Parts of a key that are shorter may stand anywhere.
+_TELLING = 6
+
+#: What ends an e-mail address at the latest.
+_BETWEEN_WORDS = re.compile(r"""([\s"'<>(){},;[\]]+)""")
+_AT = re.compile("@|%40")
+#: A run of digits, or groups of them as numbers of phones are written.
+_DIGITS = re.compile(r"\d{5,}|\d(?:[ ()./-]{0,3}\d){6,}")
+
+
+def masked(text: str, key: str) -> str:
+    """One line that may be shown, of MAX_SAID characters at most.
+
+    The key is cut out, parts of it too; e-mail addresses, and runs of five and more digits, so
+    that no number of anybody is left. Control characters are gone.
+    """
+    text, key = _plain(text), _plain(key)
+    parts = [part for part in (*re.split(r"[^A-Za-z0-9-]+", key), key) if len(part) >= _TELLING]
+    spellings = {spelling for part in parts for spelling in (part, quote(part), quote_plus(part))}
+    for spelling in sorted({*spellings, key} - {""}, key=len, reverse=True):
+        text = re.sub(re.escape(spelling), _MASK, text, flags=re.IGNORECASE)
+    # Cut off by whoever gave us the text.
+    for length in range(len(key) - 1, _TELLING - 1, -1):
+        text = text.removesuffix(key[:length])
+    text = "".join(_MASK if _AT.search(word) else word for word in _BETWEEN_WORDS.split(text))
+    return _DIGITS.sub(_MASK, text)[:MAX_SAID]
+
+
+def _plain(text: str) -> str:
+    """Without what only controls, marks or hides; letters and digits in their usual form."""
+    spaced = "".join(
+        " " if char.isspace() or unicodedata.category(char) == "Cc" else char
+        for char in unicodedata.normalize("NFKC", text)
+    )
+    return " ".join(
+        "".join(char for char in spaced if not unicodedata.category(char).startswith("C")).split()
+    )
 
 
 # Small things
@@ -549,16 +681,16 @@ def _again(method: str, error: Exception) -> bool | float:
     return error.retry_after_s + random.uniform(0, _JITTER_S)  # noqa: S311 - no secret
 
 
-def _retry_after_s(headers: httpx.Headers) -> float | None:
+def _retry_after_s(headers: httpx.Headers, most_s: float = MAX_RETRY_AFTER_S) -> float | None:
     """What the header of that name says, in seconds or as a date; None if it says nothing."""
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}", text):
-        return min(float(text), MAX_RETRY_AFTER_S)
+        return min(float(text), most_s)
     until = _date(text)
     if until is None:
         return None
     now = _date(headers.get("date", "")) or datetime.now(UTC)
-    return min(max((until - now).total_seconds(), 0.0), MAX_RETRY_AFTER_S)
+    return min(max((until - now).total_seconds(), 0.0), most_s)
 
 
 def _date(text: str) -> datetime | None:

@@ -3,13 +3,16 @@
 import asyncio
 import gzip
 import logging
+import re
 import socket
 import ssl
 import time
 import traceback
+import unicodedata
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,9 @@ from ingest.api import (
     Budget,
     Deadlines,
     Facts,
+    Rests,
     budgets_of,
+    masked,
     open_api,
     read_json,
     shape,
@@ -78,11 +83,15 @@ def connection(base_url: str, **more: Any) -> Connection:
 
 @asynccontextmanager
 async def asking(
-    *responses: Response, deadlines: Deadlines | None = None, name: str = "acme", **more: Any
+    *responses: Response,
+    deadlines: Deadlines | None = None,
+    name: str = "acme",
+    facts: Facts = FACTS,
+    **more: Any,
 ) -> AsyncIterator[tuple[Api, Scripted]]:
     async with (
         scripted(*responses) as server,
-        open_api(name, connection(server.url, **more), FACTS, deadlines) as api,
+        open_api(name, connection(server.url, **more), facts, deadlines) as api,
     ):
         yield api, server
 
@@ -596,6 +605,236 @@ def test_whatever_stands_in_retry_after_is_bounded(after: str, date: str) -> Non
     )
     found = client._retry_after_s(headers)
     assert found is None or 0 <= found <= 60
+
+
+# A provider that locks the whole key out
+
+
+#: Rests that a test can wait for.
+RESTING = replace(FACTS, rest_s=(0.01, 0.05))
+LONG = replace(FACTS, rest_s=(60.0, 900.0))
+
+
+async def test_where_the_key_is_locked_out_it_rests_and_who_asks_is_told_for_how_long() -> None:
+    async with asking(answer(429), facts=LONG) as (api, server):
+        error = await fails(api, path="/narrow/1")
+        assert error.reason == "rate_limited"
+        assert error.retry_after_s is not None
+        assert 60 <= error.retry_after_s <= 66
+        for path in ("/list", "/narrow/2"):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await api.ask("GET", path)
+        assert len(server.asked) == 1
+
+
+async def test_retry_after_beats_the_usual_rest_and_may_be_as_long_as_the_longest() -> None:
+    for number, (said, rests_s) in enumerate((("0", 0.0), ("300", 300.0), ("7200", 900.0))):
+        limited = answer(429, retry_after=said)
+        async with asking(limited, facts=LONG, name=f"said{number}") as (api, _):
+            assert (await fails(api)).retry_after_s == rests_s
+
+
+async def test_rests_double_up_to_the_longest_and_begin_anew_after_a_success() -> None:
+    limited = answer(429)
+    async with asking(limited, limited, limited, limited, good({}), limited, facts=RESTING) as (
+        api,
+        server,
+    ):
+        rests = [(await fails(api)).retry_after_s or 0 for _ in range(4)]
+        await api.ask("GET", "/list")
+        rests.append((await fails(api)).retry_after_s or 0)
+        for rest_s, usual_s in zip(rests, (0.01, 0.02, 0.04, 0.05, 0.01), strict=True):
+            assert usual_s <= rest_s <= usual_s * 1.1
+        assert len(server.asked) == 6
+
+
+async def test_what_else_fails_is_tried_again_there_too() -> None:
+    async with asking(answer(503), cut(), good({}), facts=LONG) as (api, server):
+        assert await api.ask("GET", "/list") == b"{}"
+        assert len(server.asked) == 3
+
+
+async def test_without_an_earlier_success_403_is_what_it_says() -> None:
+    async with asking(answer(403), facts=RESTING) as (api, _):
+        error = await fails(api)
+        assert (error.reason, error.retry_after_s) == ("forbidden", None)
+
+
+async def test_elsewhere_403_is_what_it_says_whatever_was_before() -> None:
+    async with asking(good({}), answer(403)) as (api, _):
+        await api.ask("GET", "/list")
+        assert (await fails(api)).reason == "forbidden"
+
+
+async def test_403_after_a_success_may_be_the_rate_but_not_for_ever() -> None:
+    async with asking(good({}), answer(403), facts=RESTING) as (api, _):
+        await api.ask("GET", "/list")
+        found = [await fails(api, path=path) for path in ("/a", "/b", "/c", "/a")]
+        reasons = [error.reason for error in found]
+        assert reasons == ["rate_limited", "rate_limited", "forbidden", "forbidden"]
+        assert found[0].status == 403
+        assert found[1].retry_after_s
+        assert found[2].retry_after_s is None
+
+
+async def test_after_the_next_success_403_may_be_the_rate_again() -> None:
+    async with asking(good({}), answer(403), facts=RESTING) as (api, server):
+        await api.ask("GET", "/list")
+        for _ in range(3):
+            last = await fails(api)
+        assert last.reason == "forbidden"
+        server.play(good({}), answer(403))
+        await api.ask("GET", "/list")
+        assert (await fails(api)).reason == "rate_limited"
+
+
+async def test_a_call_that_alone_is_forbidden_does_not_rest_the_others_for_ever() -> None:
+    def respond(asked: Asked) -> bytes:
+        return answer(403) if asked.path == "/contacts" else good({})
+
+    async with asking(facts=RESTING) as (api, server):
+        server.respond = respond
+        reasons = []
+        for _ in range(4):
+            await api.ask("GET", "/list")
+            reasons.append((await fails(api, path="/contacts")).reason)
+        assert reasons == ["rate_limited", "rate_limited", "forbidden", "forbidden"]
+
+
+async def test_success_is_known_of_the_whole_connection_not_of_one_client() -> None:
+    async with asking(good({}), answer(403), facts=RESTING, name="both") as (one, server):
+        await one.ask("GET", "/list")
+        async with open_api("both", connection(server.url), RESTING) as two:
+            assert (await fails(two)).reason == "rate_limited"
+        async with open_api("other", connection(server.url), RESTING) as three:
+            assert (await fails(three)).reason == "forbidden"
+
+
+def test_what_was_under_way_when_a_rest_began_is_the_same_refusal() -> None:
+    now = 0.0
+    rests = Rests(clock=lambda: now)
+    rests.succeeded("GET /a", begun=0.0)
+    for _ in range(5):  # all asked at 1, refused at 2
+        now = 2.0
+        assert rests.may_be_rate("GET /a", begun=1.0)
+        assert 60 <= rests.next_s(60, 900, begun=1.0) <= 66
+    rests.succeeded("GET /a", begun=1.0)  # says nothing of what is now
+    now = 70.0
+    assert rests.may_be_rate("GET /a", begun=69.0)
+    assert 120 <= rests.next_s(60, 900, begun=69.0) <= 132
+    assert not rests.may_be_rate("GET /a", begun=300.0)
+
+
+def test_rests_are_bounded_however_often() -> None:
+    rests = Rests(clock=lambda: 0.0)
+    assert max(rests.next_s(60, 900, begun=1.0) for _ in range(5000)) <= 990
+
+
+# What the provider said
+
+
+def text_of(body: bytes) -> str:
+    return body.decode(errors="replace")
+
+
+SAYING = replace(FACTS, error_text=text_of)
+
+
+async def test_what_the_provider_said_is_kept_apart() -> None:
+    body = f"No rights for {KEY}: ask bo@example.com\n or +1 555 123 4567, id 5000000000001101"
+    async with asking(answer(403, body.encode()), facts=SAYING) as (api, _):
+        error = await fails(api)
+        assert error.said == "No rights for …: ask … or +…, id …"
+        assert str(error) == "GET /list: answered 403: the key lacks a scope or a role"
+
+
+async def test_nothing_is_said_where_nothing_is_to_be_read() -> None:
+    async with asking(answer(400, b"because"), answer(404), silent(), deadlines=QUICK) as (api, _):
+        for _ in range(3):
+            assert (await fails(api, "POST")).said == ""
+    async with asking(answer(200, b"<"), answer(400), facts=SAYING) as (api, _):
+        await api.ask("GET", "/list")
+        assert (await fails(api)).said == ""
+
+
+@pytest.mark.parametrize("body", [b"word " * 100_000, b"@" * 300_000, b"1" * 300_000])
+async def test_of_a_long_refusal_the_beginning_is_read(body: bytes) -> None:
+    read: list[int] = []
+
+    def reading(body: bytes) -> str:
+        read.append(len(body))
+        return text_of(body)
+
+    async with asking(answer(400, body), facts=replace(FACTS, error_text=reading)) as (api, _):
+        assert 0 < len((await fails(api)).said) <= 500
+    assert read == [64 * 1024]
+
+
+async def test_of_a_refusal_that_breaks_off_what_came_is_read() -> None:
+    async with asking(cut(answer(400, b"half a sentence")[:-4]), facts=SAYING) as (api, _):
+        assert (await fails(api)).said == "half a sent"
+
+
+UUIDS = "0b8f3c1e-7a2d-4f6b-9c3e-1d2f3a4b5c6d+9e8d7c6b-5a49-4838-a271-605f4e3d2c1b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("  two\r\n lines\t", "two lines"),
+        ("\x1b[31mred\x07", "[31mred"),
+        ("a\u202eb\u200bc\ufeff", "abc"),
+        ("page 1234 of 5678", "page 1234 of 5678"),
+        ("id 12345", "id …"),
+        ("id \uff11\uff12\uff13\uff14\uff15", "id …"),
+        ("1\u200b2\u200b3\u200b4\u200b5", "…"),
+        ("call (555) 123-0001 now", "call (… now"),
+        ("call +44 20 7946 0018", "call +…"),
+        ("from anna.b@example.com, to <c%40d.example>", "from …, to <…>"),
+        (f"key {UUIDS}!", "key …!"),
+        (f"key {UUIDS.upper()}!", "key …!"),
+        (f"?k={UUIDS.replace('+', '%2B')}", "?k=…"),
+        (f"of {UUIDS[37:]} only", "of … only"),
+        (f"cut off: {UUIDS[:20]}", "cut off: "),
+        ("naïve, 東京 → ok", "naïve, 東京 → ok"),
+    ],
+)
+def test_what_is_shown_of_a_text(text: str, shown: str) -> None:
+    assert masked(text, UUIDS) == shown
+
+
+PIECES = st.one_of(
+    st.text(max_size=8),
+    st.text("0123456789 -+()./\u200b\u0661\uff12", max_size=14),
+    st.sampled_from([UUIDS, UUIDS[37:], KEY, "a@b.example", "x%40y", "\x00", "\x1b[0m", "@", "…"]),
+)
+
+
+@given(
+    st.lists(PIECES, max_size=12).map("".join), st.sampled_from([UUIDS, KEY, "k", "a b@c1234567"])
+)
+def test_nothing_of_a_text_is_shown_that_is_not_to_be_seen(text: str, key: str) -> None:
+    shown = masked(text, key)
+    assert len(shown) <= 500
+    assert key.lower() not in shown.lower()
+    assert not re.search(r"\d{5}", shown)
+    assert not re.search(r"\d(?:[ -]?\d){6}", shown)  # as numbers of phones are written
+    assert "@" not in shown
+    assert "%40" not in shown
+    assert not any(unicodedata.category(char)[0] == "C" for char in shown)
+    assert not {"\u2028", "\u2029", "\n"} & set(shown)
+
+
+@given(st.text(max_size=3000))
+def test_what_is_shown_is_short_whatever_came(text: str) -> None:
+    assert len(masked(text, KEY)) <= 500
+
+
+@given(st.text("abcdefghij .,:!?", max_size=400))
+def test_harmless_words_stay_as_they_are(text: str) -> None:
+    assert masked(text, KEY) == " ".join(text.split())
 
 
 # Lists

@@ -22,7 +22,7 @@ from ingest.api import ApiError
 from ingest.delivery import Stream
 from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.kinds import open_log, open_reader
-from ingest.listener import Habits, Listener, listen, listen_alone, reconnect_delays, streamed
+from ingest.listener import Habits, Listener, listen, listen_alone, reconnect_delays
 from ingest.metrics import REGISTRY, TALLIES
 from ingest.providers.dialpad import PROVIDER
 from ingest.runner import Stopping
@@ -686,13 +686,6 @@ async def test_without_a_stream_there_is_nothing_to_listen_to(tmp_path: Path) ->
     settings = Settings(eventlog=EventLog(path=tmp_path), connections={"acme": posted})
     with pytest.raises(ConfigError, match=r"\[connections.<name>.stream\]"):
         await listen_alone(settings, Stopping())
-
-
-def test_a_provider_without_websocket_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "PROVIDERS", {"dialpad": replace(PROVIDER, stream=None)})
-    enabled = Connection.model_validate({"provider": "dialpad", "stream": {"enabled": True}})
-    with pytest.raises(ConfigError, match=r"connections.acme.stream.enabled"):
-        streamed(Settings(connections={"acme": enabled}))
 
 
 # As a process
