@@ -121,6 +121,8 @@ class AgentsPoller:
         self._saved_s = -float("inf")
         #: The turn of the sweep that is under way, by agent.
         self._sweep_turns: dict[str, int] = {}
+        #: Agents that could not be read several times in a row.
+        self._failing: set[str] = set()
         #: Agents that could not be read since one could.
         self._in_a_row: set[str] = set()
         self._rests_until_s = -float("inf")
@@ -131,7 +133,7 @@ class AgentsPoller:
         self._missed: set[str] = set()
         #: Our clock when the last list that was read to its end was begun.
         self._listed_ms: int | None = None
-        self._list_at_s = self._versions_at_s = -float("inf")
+        self._list_at_s = self._versions_at_s = self._schedule_at_s = -float("inf")
         #: Whether no agent is waiting to be read.
         self._idle = False
         self._behind = False
@@ -217,7 +219,7 @@ class AgentsPoller:
         self._rota.gone(agent_id)
         self._sweep_turns.pop(agent_id, None)
         self._in_a_row.discard(agent_id)
-        self._note_agents()
+        self._note_well(agent_id)
         if agent_id not in self._gone:
             log.info("agent_gone", connection=self.name, agent=short_id(agent_id), reason=reason)
 
@@ -258,7 +260,7 @@ class AgentsPoller:
         else:
             self._gone.discard(agent_id)
             self._in_a_row.clear()
-            self._note_agents()
+            self._note_well(agent_id)
         await self._save_at_times()
         return 0.0
 
@@ -306,6 +308,8 @@ class AgentsPoller:
         else:
             wait_s = max(least_s, self._loops.fault(AGENT, error, failures))
         self._rota.failed(agent_id, now_s + wait_s)
+        if failures >= FAILING:
+            self._failing.add(agent_id)
         self._in_a_row.add(agent_id)
         rests = len(self._in_a_row) - FAILING
         if rests >= 0:  # it is not these agents
@@ -315,9 +319,9 @@ class AgentsPoller:
             )
         return _AT_ONCE_S
 
-    def _note_agents(self) -> None:
-        """Nothing is wrong with single agents any more, if so."""
-        if not any(self._rota.failures(agent_id) >= FAILING for agent_id in self._rota):
+    def _note_well(self, agent_id: str) -> None:
+        self._failing.discard(agent_id)
+        if not self._failing:
             self._loops.mended(AGENT)
 
     # Gaps
@@ -345,18 +349,15 @@ class AgentsPoller:
 
     async def _save_at_times(self) -> None:
         """Save how far the connection is, if that is worth a record."""
-        self._note_watermark()
-        now_s = self._clock.steady_s()
-        checkpoint = self._checkpoint()
-        if checkpoint == self._saved:
+        waits = self._clock.steady_s() - self._saved_s < _SAVE_EVERY_S
+        first = self._watermark_ms is None
+        other = self._seen.mark != self._saved.get("cache")
+        if waits and not first and not other:
             return
-        # A first watermark, and a memory that is another one: these do not wait.
-        matters = any(
-            checkpoint.get(name) != self._saved.get(name)
-            for name in ("cache", "watermark_ms")
-            if name == "cache" or self._saved.get(name) is None
-        )
-        if matters or now_s - self._saved_s >= _SAVE_EVERY_S:
+        self._note_watermark()
+        # A first watermark does not wait, nor does a memory that is another one.
+        waits = waits and not other and not (first and self._watermark_ms is not None)
+        if not waits and self._checkpoint() != self._saved:
             await self._save()
 
     async def _save(self) -> None:
@@ -394,8 +395,11 @@ class AgentsPoller:
 
     def _note_schedule(self) -> None:
         """Say that there are too many agents, or no longer: once it has been so for a while."""
-        behind_s, now_s = self._behind_s(), self._clock.steady_s()
-        every_s = self._poll.every_s
+        every_s, now_s = self._poll.every_s, self._clock.steady_s()
+        if now_s < self._schedule_at_s:
+            return
+        self._schedule_at_s = now_s + min(_SAVE_EVERY_S, every_s)
+        behind_s = self._behind_s()
         if (behind_s > _IN_TIME * every_s) == self._behind:
             self._unlike_s = None
             return

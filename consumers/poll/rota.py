@@ -48,9 +48,10 @@ class _Agent:
     #: Its place on the circle, from 0 to 1.
     place: float
     joined_s: float
-    #: Since when, or from when on, it waits for its near pass and for its sweep.
+    #: Since when, or from when on, it waits for its near pass and for its sweep; none of it while
+    #: it rests. The first near pass reads as deep as a sweep, which comes after it.
     near_at_s: float = -_NEVER_S
-    sweep_at_s: float = -_NEVER_S
+    sweep_at_s: float = _NEVER_S
     rests_until_s: float = -_NEVER_S
     #: In a row.
     failures: int = 0
@@ -59,17 +60,6 @@ class _Agent:
     rate: float = 0.0
     #: Those of the open ones that it has read back.
     gaps: set[Gap] = field(default_factory=set)
-
-    @property
-    def near_since_s(self) -> float:
-        """One that could not be read goes to the end of the queue."""
-        return max(self.near_at_s, self.rests_until_s)
-
-    @property
-    def sweep_since_s(self) -> float:
-        if self.plan.swept_ms is None:
-            return _NEVER_S  # the first near pass reads deep enough
-        return max(self.sweep_at_s, self.rests_until_s)
 
     def expected(self, steady_s: float) -> float:
         """How many new records there are by now."""
@@ -125,7 +115,8 @@ class Rota:
                 agent.near_at_s = steady_s
             else:
                 agent.near_at_s = self._in_place(agent, steady_s - age_s, every_s)
-        agent.sweep_at_s = steady_s + plan.sweep_due_s(now_ms, steady_s)
+        if plan.swept_ms is not None:
+            agent.sweep_at_s = steady_s + plan.sweep_due_s(now_ms, steady_s)
         self._agents[agent_id] = agent
 
     def gone(self, agent_id: str) -> None:
@@ -141,10 +132,10 @@ class Rota:
 
         ``gaps``: all that are open.
         """
-        awake = [it for it in self._agents.items() if it[1].rests_until_s <= steady_s]
-        near = [it for it in awake if it[1].near_at_s <= steady_s]
-        sweep = [it for it in awake if it[1].sweep_since_s <= steady_s]
-        unread = self._unread(awake, gaps, now_ms) if gaps else []
+        everybody = self._agents.items()
+        near = [it for it in everybody if it[1].near_at_s <= steady_s]
+        sweep = [it for it in everybody if it[1].sweep_at_s <= steady_s]
+        unread = self._unread(gaps, now_ms, steady_s) if gaps else []
         for step in range(len(_CYCLE)):
             slot = (self._slot + step) % len(_CYCLE)
             kind = _CYCLE[slot]
@@ -155,27 +146,25 @@ class Rota:
                 agent_id, agent, ready = unread[0]
                 return agent_id, agent.plan.gap(ready, steady_s)
             if kind == "sweep":
-                agent_id, agent = min(sweep, key=lambda it: it[1].sweep_since_s)
+                agent_id, agent = min(sweep, key=lambda it: it[1].sweep_at_s)
                 return agent_id, agent.plan.sweep(now_ms, steady_s)
             if kind == "busy":
                 agent_id, agent = max(near, key=lambda it: it[1].expected(steady_s))
             else:
-                agent_id, agent = min(near, key=lambda it: it[1].near_since_s)
+                agent_id, agent = min(near, key=lambda it: it[1].near_at_s)
             return agent_id, agent.plan.near(now_ms, steady_s)
-        waits = (
-            max(min(agent.near_at_s, agent.sweep_since_s), agent.rests_until_s)
-            for agent in self._agents.values()
-        )
+        waits = (min(agent.near_at_s, agent.sweep_at_s) for agent in self._agents.values())
         return min(waits, default=_NEVER_S) - steady_s
 
     def _unread(
-        self, agents: Iterable[tuple[str, _Agent]], gaps: Sequence[Gap], now_ms: int
+        self, gaps: Sequence[Gap], now_ms: int, steady_s: float
     ) -> list[tuple[str, _Agent, list[Gap]]]:
+        """Who could read which gaps back."""
         found = []
-        for agent_id, agent in agents:
+        for agent_id, agent in self._agents.items():
             agent.gaps.intersection_update(gaps)
             ready = agent.plan.ready([gap for gap in gaps if gap not in agent.gaps], now_ms)
-            if ready:
+            if ready and agent.rests_until_s <= steady_s:
                 found.append((agent_id, agent, ready))
         return found
 
@@ -235,6 +224,9 @@ class Rota:
         if agent is not None:
             agent.failures += 1
             agent.rests_until_s = until_s
+            # Behind all who wait by then.
+            agent.near_at_s = max(agent.near_at_s, until_s)
+            agent.sweep_at_s = max(agent.sweep_at_s, until_s)
 
     # How far it is
 

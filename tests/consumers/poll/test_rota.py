@@ -348,7 +348,7 @@ class Watched:
         for agent_id, agent in world.rota._agents.items():
             if agent.rests_until_s > turn.at_s:
                 continue
-            for kind, since_s in (("near", agent.near_since_s), ("sweep", agent.sweep_since_s)):
+            for kind, since_s in (("near", agent.near_at_s), ("sweep", agent.sweep_at_s)):
                 place = agent_id, kind
                 if since_s > turn.at_s or (turn.agent_id, turn.window.kind) == place:
                     self.waited[place] = 0
