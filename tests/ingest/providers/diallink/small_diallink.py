@@ -15,7 +15,7 @@ from tests.kit import PROJECT
 SAMPLES = PROJECT / "tests" / "samples" / "diallink"
 
 #: As it looks in the examples: two UUIDs. It must turn up nowhere but in its header.
-KEY = "00000000-0000-4000-8000-00000000a501+00000000-0000-4000-8000-00000000b502"
+KEY = "00000000-0000-4000-8000-00000000a501+00000000-0000-4000-8000-000000000502"
 
 CALLS = "/v1/phone-system/calls"
 RECORDINGS = "/v1/phone-system/recordings"
