@@ -149,7 +149,8 @@ class _Ends(Struct, frozen=True, rename={"from_": "from"}):
     to: Raw = _NOTHING
 
 
-class _LogItem(Struct, rename={"conversation_id": "conversationId"}):
+class _LogItem(Struct, rename={"bot_id": "botId", "conversation_id": "conversationId"}):
+    bot_id: Raw = _NOTHING
     conversation_id: Raw = _NOTHING
     created_at: Raw = _NOTHING
     data: _Ends = _Ends()
@@ -174,7 +175,7 @@ def _log_key(item: bytes) -> int:
         log = _read_log(item)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return hash(item)
-    fields = (log.conversation_id, log.created_at, log.data.from_, log.data.to)
+    fields = (log.bot_id, log.conversation_id, log.created_at, log.data.from_, log.data.to)
     return hash(tuple(map(bytes, fields)))
 
 
@@ -215,6 +216,8 @@ class _Part(Struct):
     more: bool | None
     #: It does not go on where the one before ended: the list has moved under us.
     torn: bool = False
+    #: There is no such page.
+    missing: ApiError | None = None
 
 
 #: The answer of that number, the first is 1. They are asked for one after the other; with 1 a list
@@ -230,7 +233,6 @@ class _Look:
         self.over = False
         #: The order of everything that was seen.
         self.mark = 0
-        self._pages = 0
         self._empty = 0
         #: Items, each once: where a list moves, the end of one page begins the next.
         self._seen = 0
@@ -243,7 +245,7 @@ class _Look:
     def take(self, part: _Part, full: int) -> None:
         """``full``: of so many items it may be that the server gives no more at a time.
 
-        Raises ApiError `cursor_loop` where going on would lead nowhere.
+        Raises ApiError where going on would lead nowhere.
         """
         if part.total is not None:
             self._total = max(part.total, self._total or 0)
@@ -256,7 +258,7 @@ class _Look:
         if not part.items:
             self._take_empty(part)
             return
-        self._pages, self._empty, self._last = self._pages + 1, 0, keys
+        self._empty, self._last = 0, keys
         page = hash(tuple(part.keys))
         if page in self._marks:
             # Some servers give the last page for any beyond it.
@@ -271,7 +273,11 @@ class _Look:
     def _take_empty(self, part: _Part) -> None:
         self._empty += 1
         self.over = not part.more or self._has_all
-        if not self.over and self._empty > MAX_EMPTY_PAGES:
+        if self.over:
+            return
+        if part.missing is not None:
+            raise part.missing
+        if self._empty > MAX_EMPTY_PAGES:
             raise self.circles()
 
     @property
@@ -289,10 +295,8 @@ class _Look:
         What goes from a list draws what follows it onto pages that were read; what is put at its
         head again changes places with it. Then fewer were seen than there were at the beginning,
         or two pages do not meet. What joins a list only pushes the others back, and is read with
-        the next window; a list of one page was read in one moment.
+        the next window.
         """
-        if self._pages <= 1 and not self._torn:
-            return True
         return not self._torn and (self._first_total is None or self._seen >= self._first_total)
 
     def circles(self) -> ApiError:
@@ -385,10 +389,11 @@ class DialgoodApi:
                 try:
                     answer = await self._read(call, path, params, _LogsAnswer)
                 except ApiError as error:
-                    # Nobody has said that there is such a page.
-                    if said is not None and number > said and error.status in _NO_PAGE:
-                        return _Part([], [], None, more=False)
-                    raise
+                    # Behind the first page it need not be the agent that is gone.
+                    if number == 1 or error.status not in _NO_PAGE:
+                        raise
+                    promised = said is not None and number <= said
+                    return _Part([], [], None, promised, missing=error)
                 pages = _count(answer.total_pages)
                 if pages is not None:
                     said = max(pages, said or 0)
