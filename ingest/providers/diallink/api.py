@@ -37,6 +37,7 @@ _ADMIN = (
 
 def facts_of(connection: Connection, watch: KeyWatch) -> Facts:
     """They depend on what the connection assumes (A-DL-5, A-DL-6)."""
+    assumed = Assumptions.of(connection)
 
     def needs(reason: Reason, _: str) -> str:
         if reason == "unauthorized":
@@ -49,6 +50,8 @@ def facts_of(connection: Connection, watch: KeyWatch) -> Facts:
         needs=needs,
         key_header="X-API-KEY",
         key_prefix="",
+        rest_s=(assumed.rest_s, max(assumed.rest_s, assumed.rest_most_s)),
+        error_text=partial(error_text, names=assumed.error_fields),
     )
 
 

@@ -357,7 +357,35 @@ async def test_an_answer_that_is_no_object_is_unexpected(body: bytes) -> None:
         assert (await refused(api.read(CALLS + "/1"))).reason == "unexpected"
 
 
-# What an error says
+# What an error says, and how long it is left alone after it
+
+
+async def test_what_diallink_says_stands_apart() -> None:
+    body = json.dumps({"error": "x", "message": f"no such field (key {KEY}, +15551230001)"})
+    async with diallink(answer(400, body.encode())) as (api, _):
+        error = await refused(pages(api))
+        assert error.said.startswith("no such field (key ")
+        assert "15551230001" not in error.said
+        assert "no such field" not in str(error)
+
+
+async def test_after_too_many_requests_it_is_left_alone() -> None:
+    async with diallink(answer(429), name="rests", rest_s=300.0) as (api, server):
+        error = await refused(pages(api))
+        assert error.reason == "rate_limited"
+        assert error.retry_after_s is not None
+        assert 300 <= error.retry_after_s <= 400
+        assert len(server.asked) == 1
+
+
+def test_how_long_it_is_left_alone_is_a_setting() -> None:
+    def rest_s(**assume: float) -> object:
+        made = connection(None, **assume)
+        return facts_of(made, watch_of("line", made)).rest_s
+
+    assert rest_s() == (60.0, 900.0)
+    assert rest_s(rest_s=5.0, rest_most_s=50.0) == (5.0, 50.0)
+    assert rest_s(rest_s=1000.0) == (1000.0, 1000.0)
 
 
 @pytest.mark.parametrize(
