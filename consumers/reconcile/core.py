@@ -187,8 +187,7 @@ class Core:
                 self.too_late += 1
                 return
             leg = Leg(connection=key[0], call_id=key[1], provider=fact.provider)
-        is_new = leg.add(fact)
-        if not is_new and not leg.surplus:
+        if not leg.add(fact):
             return
         self._store.put_leg(leg)
         conversation = self._join(leg, fact)

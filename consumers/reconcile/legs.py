@@ -88,8 +88,8 @@ class Leg(Struct, kw_only=True, dict=True):
     provider: str
     #: By (at_ms, id), each id once.
     facts: list[CallFact] = []
-    #: How many came when there were MAX_FACTS already.
-    surplus: int = 0
+    #: Whether there were more than MAX_FACTS.
+    surplus: bool = False
     #: Within the connection, oldest first.
     verdicts: list[Given] = []
     #: Whether its lost ending was published.
@@ -102,16 +102,28 @@ class Leg(Struct, kw_only=True, dict=True):
     wants_ms: int | None = None
 
     def add(self, fact: CallFact) -> bool:
-        """Whether it is a new one."""
-        if any(known.id == fact.id for known in self.facts):
+        """Whether it changes anything."""
+        ids, facts = self._ids, self.facts
+        if fact.id in ids:
             return False
-        if len(self.facts) >= MAX_FACTS:
-            self.surplus += 1
-            return False
+        if len(facts) >= MAX_FACTS:
+            changes, self.surplus = not self.surplus, True
+            self.__dict__.pop("flags", None)
+            return changes
+        ids.add(fact.id)
+        facts.append(fact)
+        if len(facts) > 1 and _place(fact) < _place(facts[-2]):
+            facts.sort(key=_place)
+        # What one side says stays as it was when the other one tells more.
+        kept = ("_ids", "pushed" if fact.is_record else "recorded")
+        said = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         self.__dict__.clear()
-        self.facts.append(fact)
-        self.facts.sort(key=lambda each: (each.at_ms, each.id))
+        self.__dict__.update(said)
         return True
+
+    @cached_property
+    def _ids(self) -> set[str]:
+        return {fact.id for fact in self.facts}
 
     @property
     def first_at_ms(self) -> int:
@@ -193,6 +205,10 @@ class Leg(Struct, kw_only=True, dict=True):
     def flags(self) -> Sequence[str]:
         """What is odd about its facts; nothing is dropped for it."""
         return list(_flags(self))
+
+
+def _place(fact: CallFact) -> tuple[int, str]:
+    return fact.at_ms, fact.id
 
 
 @lru_cache(maxsize=4096)  # the same people come again and again
