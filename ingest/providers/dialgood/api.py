@@ -33,11 +33,11 @@ _CALL_LOGS = "call-logs"
 _VERSIONS = "versions"
 
 #: Everything that may be asked, ids as they are once nothing in them is encoded any more: one
-#: segment, of more than dots, in which no server finds another segment, a parameter, a query, or
-#: an end.
+#: segment, with a letter or a digit, in which no server finds another segment, a parameter, a
+#: query, or an end.
 _PATHS = re.compile(
     rf"{_AGENTS}"
-    r"(?:/(?![. ]+/)[^/\\?#;%\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]+"
+    r"(?:/(?=[^/]*\w)[^/\\?#;%\x00-\x1f\x7f-\x9f\u2028\u2029\ufffd]+"
     rf"/(?:{_CALL_LOGS}|{_VERSIONS}))?"
 )
 
@@ -64,6 +64,18 @@ def _needs(reason: Reason, call: str) -> str:
     )
 
 
+class _Refusal(Struct):
+    error: str = ""
+
+
+def _error_text(body: bytes) -> str:
+    """``{"error": "text"}``"""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return ""
+
+
 #: The key could also stand in the query, and would then stand in logs.
 FACTS = Facts(
     base_url="https://api.dialgood.com",
@@ -71,6 +83,7 @@ FACTS = Facts(
     needs=_needs,
     key_header="api_token",
     key_prefix="",
+    error_text=_error_text,
 )
 
 

@@ -922,7 +922,7 @@ def connection(base_url: str, **more: Any) -> Connection:
     ("status", "reason"), [(401, "unauthorized"), (403, "forbidden"), (400, "refused")]
 )
 async def test_a_refusal_says_what_to_do_and_not_the_key(status: int, reason: str) -> None:
-    body = json.dumps({"error": f"no: {KEY}"}).encode()
+    body = json.dumps({"error": f"no: {KEY}."}).encode()
     async with (
         scripted(answer(status, body)) as server,
         open_records("bots", connection(server.url)) as records,
@@ -931,14 +931,28 @@ async def test_a_refusal_says_what_to_do_and_not_the_key(status: int, reason: st
             await all_of(records.calls(BASE_MS, BASE_MS + HOUR_MS, "poll"))
         said = repr(records)
     assert raised.value.reason == reason
+    assert raised.value.said.startswith("no: ")
     if status == 403:
         assert "partner access" in str(raised.value)
         assert "connections.bots" in str(raised.value)
     assert {asked.headers["api_token"] for asked in server.asked} == {KEY}
     assert not any("authorization" in asked.headers for asked in server.asked)
-    for text in (str(raised.value), repr(raised.value), str(lines), said):
+    for text in (str(raised.value), repr(raised.value), raised.value.said, str(lines), said):
         assert KEY not in text
     assert not any(KEY in asked.target for asked in server.asked)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>no</html>", b'{"error": 7}', b'{"message": "no"}', b"[]", b'{"error":']
+)
+async def test_a_refusal_in_other_words_says_nothing(body: bytes) -> None:
+    async with (
+        scripted(answer(401, body)) as server,
+        open_records("bots", connection(server.url)) as records,
+    ):
+        with pytest.raises(ApiError) as raised:
+            await all_of(records.agents("poll"))
+    assert (raised.value.reason, raised.value.said) == ("unauthorized", "")
 
 
 async def test_pages_of_a_real_server() -> None:
