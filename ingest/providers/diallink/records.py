@@ -106,11 +106,11 @@ class DialLinkRecords:
         nothing until it is missing again.
         ``directory``: the users, without their numbers, which no list tells.
         ``recordings``: ``call.recording_ready`` of those that have changed in the last
-        `sweep_overlap_s`. Nothing is remembered from one reading to the next: whoever publishes
-        them knows those that it has read before, and forgets those that are not among them any
-        more, so every reading reaches equally far back. While it is read as often as the deep sweep
-        each change comes several times; one that nobody reads for longer than that is not found
-        again, but for the id of the recording, which is in the call's own record.
+        `sweep_overlap_s`, whatever was read before: whoever publishes them knows those of the
+        reading before, and forgets what is not in the next one, so every reading has to reach
+        equally far back. That is a request for each hundred of them. A change that nobody reads for
+        longer than that is not found again, but for the id of the recording, which is in the call's
+        own record.
         """
         return self._also[what](via)
 
