@@ -114,6 +114,43 @@ def reconcile(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def completeness(
+    since: Annotated[
+        str, typer.Option(help="2026-09-21, 2026-09-21T14:00:00Z, or so long ago: 24h, 7d.")
+    ] = "24h",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show which share of the calls of each hour both sides have seen.
+
+    Exits with 1 if a connection is below the objective of the settings.
+    """
+    from consumers.instants import instant
+    from consumers.reconcile.report import show_completeness
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    raise typer.Exit(show_completeness(settings, instant("--since", since), as_json=as_json))
+
+
+@app.command()
+def explain(
+    call: Annotated[str, typer.Argument(help="Its id: `call_id` of its events.")],
+    connection: Annotated[str | None, typer.Option()] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Say why a call got its verdict: both sides next to each other, and what was taken.
+
+    Exits with 1 if the stream does not know it.
+    """
+    from consumers.reconcile.explain import explain as explain_call
+    from ingest.settings import load_settings
+
+    raise typer.Exit(explain_call(load_settings(config), call, connection, as_json=as_json))
+
+
+@app.command()
 def backfill(
     connection: Annotated[str, typer.Argument(help="Whose calls.")],
     from_: Annotated[

@@ -13,6 +13,9 @@ _STYLES = {
     "change": "magenta",
     "reject": "red",
     "gap": "red",
+    "verdict": "bright_black",
+    "conversation": "bright_black",
+    "completeness": "bright_black",
 }
 _STRONG = {"ended": "bold", "missed": "bold red", "blocked": "bold red"}
 
@@ -87,6 +90,29 @@ def _gap(data: Mapping[str, Any]) -> str:
     return "  ".join(filter(None, [deaf, data["reason"].replace("_", " "), found]))
 
 
+def _verdict(data: Mapping[str, Any]) -> str:
+    reason = (data["reason"] or "").replace("_", " ")
+    return "  ".join(filter(None, [f"call {data['call_id']}", reason]))
+
+
+def _conversation(data: Mapping[str, Any]) -> str:
+    legs = len(data["legs"])
+    facts = [
+        _who(data["external"]),
+        data["direction"],
+        "1 leg" if legs == 1 else f"{legs} legs",
+        data["outcome"] or "",
+        _length("talk", data["talk_duration_s"]),
+        "complete" if data["complete"] else "",
+    ]
+    return "  ".join(filter(None, facts))
+
+
+def _completeness(data: Mapping[str, Any]) -> str:
+    counts = f"{data['pushed']:,} pushed, {data['recorded']:,} recorded, {data['both']:,} both"
+    return f"{data['hour'][:13].replace('T', ' ')} h  {counts}"
+
+
 def _reject(data: Mapping[str, Any]) -> str:
     return f"{data['detail']}  ({data['via']})"
 
@@ -101,6 +127,9 @@ _STORIES = {
     "directory": _directory,
     "gap": _gap,
     "reject": _reject,
+    "verdict": _verdict,
+    "conversation": _conversation,
+    "completeness": _completeness,
 }
 
 

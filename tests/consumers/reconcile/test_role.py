@@ -1,5 +1,6 @@
 """`dialstream up` where calls are both pushed and read back: verdicts, and what is mended."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -81,3 +82,38 @@ def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
     wait_for(lambda: verdicts(product), wanted, product)
     wait_for(lambda: complete(product), set(wanted), product)
     assert product.stop() == 0
+
+
+def test_what_became_of_calls_can_be_asked_for(
+    make_product: MakeProduct, dialpad: SmallDialpad
+) -> None:
+    dialpad.add(3, hours_ago=3)
+    product = product_with(make_product, dialpad).start()
+    push(product, dialpad.calls[0])
+    wrong = {
+        **dialpad.calls[1],
+        "date_started": str(int(dialpad.calls[1]["date_started"]) - 60_000),
+    }
+    push(product, wrong)
+    matched, mismatch, lost = (str(item["call_id"]) for item in dialpad.calls)
+    wanted = {matched: "matched", mismatch: "mismatch", lost: "push_missing"}
+    wait_for(lambda: verdicts(product), wanted, product)
+
+    shown = product.run("explain", mismatch)
+    assert shown.code == 0
+    assert "1. mismatch" in shown.stdout
+    assert "started_at: pushed" in shown.stdout
+    shown = product.run("explain", lost, "--json")
+    (told,) = json.loads(shown.stdout)
+    assert told["pushed"] is None
+    assert [each["verdict"] for each in told["verdicts"]] == ["push_missing"]
+    assert product.run("explain", "12").code == 1
+
+    def measured() -> Any:
+        found = json.loads(product.run("completeness", "--json").stdout)["connections"]
+        return found.get("acme")
+
+    wait_for(measured, {"pushed": 2, "recorded": 3, "both": 2, "figure": round(2 / 3, 6)}, product)
+    shown = product.run("completeness", "--since", "1d")
+    assert shown.code == 1
+    assert "66.66 %" in shown.stdout

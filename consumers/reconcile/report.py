@@ -1,0 +1,110 @@
+"""`dialstream completeness`: how complete the stream is, hour by hour."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consumers.reading import read_once
+from ingest.eventlog.log import Behind, StoredRecord
+from ingest.logs import setup_logs
+from ingest.settings import Settings
+
+_BAR = 20
+
+
+def show_completeness(settings: Settings, since_ms: int, *, as_json: bool) -> int:
+    """Print the hours that began since then; 1 if one connection is below the objective, else 0.
+
+    Milliseconds since 1970. Of each hour what was measured last counts.
+    """
+    logs = setup_logs(settings.logging.format, "error")
+    try:
+        hours = asyncio.run(_read(settings, since_ms))
+    finally:
+        logs.close()
+    objective = settings.reconcile.objective
+    sums = {name: _sum(of_one) for name, of_one in hours.items()}
+    below = [name for name, total in sums.items() if (total["figure"] or 0) < objective]
+    if as_json:
+        listed = {name: [*of_one.values()] for name, of_one in hours.items()}
+        print(json.dumps({"objective": objective, "connections": sums, "hours": listed}))  # noqa: T201
+    else:
+        _print(hours, sums, objective)
+    return int(bool(below))
+
+
+async def _read(settings: Settings, since_ms: int) -> dict[str, dict[str, Any]]:
+    """Connection → hour → what was measured last, both in order."""
+    found: dict[str, dict[str, Any]] = {}
+    start = Behind({}, {"verdicts": since_ms})
+    async for stored in read_once(settings, ["verdicts"], start):
+        if stored.value is None or not _is_measured(stored):
+            continue
+        event = orjson.loads(stored.value)
+        data = event["data"]
+        hours = found.setdefault(event["connection"], {})
+        if data["n"] >= hours.get(data["hour"], {"n": 0})["n"]:
+            hours[data["hour"]] = data
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_ms // 1000))
+    return {
+        name: {hour: data for hour, data in sorted(hours.items()) if hour >= since}
+        for name, hours in sorted(found.items())
+    }
+
+
+def _is_measured(stored: StoredRecord) -> bool:
+    return ("ce_type", b"dialstream.completeness.measured") in stored.headers
+
+
+def _sum(hours: dict[str, Any]) -> dict[str, Any]:
+    counts = {
+        name: sum(hour[name] for hour in hours.values()) for name in ("pushed", "recorded", "both")
+    }
+    shares = [counts["both"] / counts[name] for name in ("recorded", "pushed") if counts[name]]
+    return {**counts, "figure": round(min(shares), 6) if shares else None}
+
+
+def _print(
+    hours: dict[str, dict[str, Any]], sums: dict[str, dict[str, Any]], objective: float
+) -> None:
+    console = Console(highlight=False)
+    if not hours:
+        console.print(
+            "Nothing was measured since then. A connection is measured once it is both pushed "
+            "(secrets) and read back (api_key), an hour after its calls."
+        )
+        return
+    for name, of_one in hours.items():
+        table = Table(title=f"{name}, objective {objective:.1%}", title_justify="left", box=None)
+        for column in ("hour (UTC)", "pushed", "recorded", "both", "", "complete"):
+            table.add_column(column, justify="left" if column in ("", "hour (UTC)") else "right")
+        for data in of_one.values():
+            _add(table, data["hour"][:13].replace("T", " "), data, objective)
+        table.add_section()
+        _add(table, "all", sums[name], objective)
+        console.print(table)
+        console.print()
+
+
+def _add(table: Table, hour: str, data: dict[str, Any], objective: float) -> None:
+    figure = data["figure"]
+    if figure is None:
+        style, bar, words = "dim", "", "-"
+    else:
+        style = "green" if figure >= objective else "red"
+        filled = int(figure * _BAR)
+        bar = "█" * filled + "·" * (_BAR - filled)
+        words = _percent(figure)
+    counts = (f"{data[name]:,}" for name in ("pushed", "recorded", "both"))
+    table.add_row(hour, *counts, Text(bar, style), Text(words, style))
+
+
+def _percent(figure: float) -> str:
+    """Never rounded up to what it is not."""
+    return "100 %" if figure == 1 else f"{int(figure * 10_000) / 100:.2f} %"
