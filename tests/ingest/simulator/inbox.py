@@ -5,7 +5,6 @@ import base64
 import hmac
 import itertools
 import json
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -23,7 +22,8 @@ class Inbox:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.bodies: list[bytes] = []
-        self.types: list[str] = []
+        #: Names in small letters.
+        self.headers: list[dict[str, str]] = []
         self.connections = 0
         self.url = ""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -34,13 +34,11 @@ class Inbox:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                length, content_type = (
-                    re.findall(rf"\r\n{name}: (.*)\r\n", head)[0]
-                    for name in ("Content-Length", "Content-Type")
-                )
-                body = await reader.readexactly(int(length))
+                lines = (line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+                headers = {name.lower(): value for name, value in lines}
+                body = await reader.readexactly(int(headers["content-length"]))
                 self.bodies.append(body)
-                self.types.append(content_type)
+                self.headers.append(headers)
                 status = self.answer(body)
                 if status is BREAK_OFF:
                     return
@@ -52,6 +50,10 @@ class Inbox:
         finally:
             self._writers.discard(writer)
             writer.close()
+
+    @property
+    def types(self) -> list[str]:
+        return [headers["content-type"] for headers in self.headers]
 
     @property
     def events(self) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from ingest.simulator.dialpad import payload
 from ingest.simulator.dialpad_rest import Rates
 from ingest.simulator.dialpad_server import SimulatedDialpad, simulated_dialpad
 from ingest.simulator.facts import CallHappening, Happening, TextHappening
-from ingest.simulator.faults import ODDITIES, RATES, Faults, FaultsError
+from ingest.simulator.faults import ODDITIES, RATES, RECORD_ODDITIES, Faults, FaultsError
 from ingest.simulator.world import World
 from tests.ingest.simulator.inbox import event_in, is_signed, open_inbox, until
 
@@ -117,7 +117,15 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
         Faults.read(tmp_path / "nothing.toml")
 
 
-NAMES = st.sampled_from([*sorted(RATES), *ODDITIES, "key_revoked", "missing_scopes", "slow_s"])
+NAMES = st.sampled_from(
+    [
+        *sorted(RATES),
+        *ODDITIES,
+        *RECORD_ODDITIES,
+        *("key_revoked", "missing_scopes", "page_caps", "partner_off", "slow_s"),
+        *("updated_refused", "agents_vanish_s", "records_change_s"),
+    ]
+)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
