@@ -12,6 +12,14 @@ from schemas.times import rfc3339
 
 HOUR_MS = 3_600_000
 
+#: Nobody talks longer than a month; sums of what is said to be longer would be no numbers.
+_MAX_TALK_S = 31 * 86_400.0
+
+#: From so many lost calls on, if they are more than so many of all that were recorded, whatever
+#: told us of them counts as deaf, and the hour is read again.
+_LOST_CALLS = 5
+_LOST_RATIO = 0.05
+
 #: Verdict → whether the call was pushed, recorded, and found on both sides.
 _COUNTS: Mapping[str, tuple[int, int, int]] = {
     "matched": (1, 1, 1),
@@ -44,9 +52,13 @@ def share_of(
         pushed=pushed,
         recorded=recorded,
         both=both,
-        pushed_talk_ms=round((pushed_talk_s or 0) * 1000) * pushed,
-        recorded_talk_ms=round((recorded_talk_s or 0) * 1000) * recorded,
+        pushed_talk_ms=_talk_ms(pushed_talk_s) * pushed,
+        recorded_talk_ms=_talk_ms(recorded_talk_s) * recorded,
     )
+
+
+def _talk_ms(talk_s: float | None) -> int:
+    return round(min(max(0.0, talk_s or 0.0), _MAX_TALK_S) * 1000)
 
 
 class Hour(Struct, kw_only=True):
@@ -62,6 +74,13 @@ class Hour(Struct, kw_only=True):
     #: How often it was measured, and what was said the last time.
     n: int = 0
     said: str = ""
+    #: Lost calls of which no gap tells yet: how many, and from when to when they were.
+    lost: int = 0
+    lost_from_ms: int = 0
+    lost_to_ms: int = 0
+    #: Whether a gap was told of: calls that were not pushed, a list that was not read.
+    gap_told: bool = False
+    list_told: bool = False
     #: When it is measured next, by the log's clock.
     wake_ms: int | None = None
 
@@ -72,6 +91,20 @@ class Hour(Struct, kw_only=True):
         self.both += times * share.both
         self.pushed_talk_ms += times * share.pushed_talk_ms
         self.recorded_talk_ms += times * share.recorded_talk_ms
+
+    def lose(self, from_ms: int, to_ms: int) -> None:
+        """A call that lasted from then to then was never pushed."""
+        to_ms = max(from_ms, to_ms)
+        if self.lost:
+            from_ms = min(self.lost_from_ms, from_ms)
+            to_ms = max(self.lost_to_ms, to_ms)
+        self.lost += 1
+        self.lost_from_ms, self.lost_to_ms = from_ms, to_ms
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether so many calls were lost that it is told of."""
+        return self.lost >= _LOST_CALLS and self.lost > _LOST_RATIO * self.recorded
 
 
 def completeness_event(hour: Hour, at_ms: int) -> Event | None:

@@ -28,8 +28,6 @@ class Threads:
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}
         self._size: dict[str, int] = {}
-        #: Names of sets that would not be united any more.
-        self.full: set[str] = set()
 
     def name(self, ident: str) -> str:
         """The name of the set that ``ident`` is in; its own if it was never linked."""
@@ -40,21 +38,18 @@ class Threads:
             self._parent[ident], ident = root, above
         return root
 
+    def fits(self, one: str, other: str) -> bool:
+        """Whether two ids are in one set, or may be put into one."""
+        one, other = self.name(one), self.name(other)
+        return one == other or self._size.get(one, 1) + self._size.get(other, 1) <= MAX_LEGS
+
     def link(self, one: str, other: str) -> str | None:
         """Put two ids into one set; the name that has ceased to be one, None if nothing changed."""
         keeps, ceases = sorted((self.name(one), self.name(other)), key=by_size)
         if keeps == ceases:
             return None
-        size = self._size.get(keeps, 1) + self._size.get(ceases, 1)
-        if size > MAX_LEGS:
-            self.full |= {keeps, ceases}
-            return None
         self._parent[ceases] = keeps
-        self._size[keeps] = size
-        self._size.pop(ceases, None)
-        if ceases in self.full:
-            self.full.remove(ceases)
-            self.full.add(keeps)
+        self._size[keeps] = self._size.get(keeps, 1) + self._size.pop(ceases, 1)
         return ceases
 
     def forget(self, idents: Iterable[str]) -> None:
@@ -62,7 +57,6 @@ class Threads:
         for ident in idents:
             self._parent.pop(ident, None)
             self._size.pop(ident, None)
-            self.full.discard(ident)
 
 
 class Counterpart(Struct, gc=False, frozen=True, order=True):

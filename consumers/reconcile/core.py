@@ -21,10 +21,19 @@ from consumers.reconcile.completeness import (
 )
 from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
 from consumers.reconcile.facts import CallFact, Fact, Listed, Mark, ms_of
-from consumers.reconcile.legs import Leg
-from consumers.reconcile.verdicts import Judgement, Rules, Wait, judge, mended_ending, verdict_event
+from consumers.reconcile.legs import ARTEFACTS, BACKFILLED, Leg
+from consumers.reconcile.verdicts import (
+    LIST_NOT_READ,
+    Judgement,
+    Rules,
+    Wait,
+    judge,
+    mended_ending,
+    verdict_event,
+)
 from ingest.derived import derived_event
 from ingest.eventlog.log import Record, records_of
+from ingest.gaps import gap_event
 from schemas.event import CONTENT_TYPE, Event, digest_of_bytes, id_part
 
 #: A conversation's row is written so often at most, by the log's clock.
@@ -33,8 +42,8 @@ ROW_EVERY_MS = 1_000
 #: An hour is measured again so often at most.
 HOUR_EVERY_MS = 60_000
 
-Kind: TypeAlias = Literal["leg", "hour", "row"]
-"""What becomes due. At one time legs are judged first: the others tell of what came of it."""
+Kind: TypeAlias = Literal["hour", "leg", "row"]
+"""What becomes due; at one time in this order: hours, legs, rows."""
 
 Key: TypeAlias = tuple[str, str]
 """Connection, and what it is within it."""
@@ -51,8 +60,13 @@ class Conversation(Struct, kw_only=True):
     call_ids: list[str] = []
     #: Names that it had, or that others had which it has taken in.
     merged_from: list[str] = []
-    #: Digest of the row that was written last.
+    #: When it was heard of last, by the log's clock.
+    heard_ms: int = 0
+    #: What is odd about it beside what is odd about its legs.
+    flags: list[str] = []
+    #: Digest of the row that was written last, and whether that was a complete one.
     said: str = ""
+    complete: bool = False
     #: Names under which rows were written that are none any more.
     to_bury: list[str] = []
     wake_ms: int | None = None
@@ -181,6 +195,9 @@ class Core:
     def _take_call(self, fact: CallFact) -> None:
         key = (fact.connection, fact.call.call_id)
         leg = self._store.leg(key)
+        if self._is_frozen(key):
+            self.too_late += 1
+            return
         if leg is None:
             if began_ms(fact) < max(self.floor_ms, self.clock_ms - self._window_ms):
                 # Its earlier facts are gone: a row of this one alone would hide the whole one.
@@ -191,13 +208,18 @@ class Core:
             return
         self._store.put_leg(leg)
         conversation = self._join(leg, fact)
+        conversation.heard_ms = self.clock_ms
+        if conversation.complete and not _may_follow(fact):
+            _flag(conversation, "late_event")
+        self._store.put_conversation(conversation)
         self._touch(conversation)
         self._judge(leg, conversation)
 
     def _take_mark(self, mark: Mark) -> None:
         known = self.watermarks.setdefault(mark.connection, Watermark())
-        known.near_ms = max(known.near_ms, mark.watermark_ms or 0)
-        known.swept_ms = max(known.swept_ms, mark.swept_ms or 0)
+        # One of a clock that was ahead would say of calls to come that they were listed.
+        known.near_ms = max(known.near_ms, min(mark.watermark_ms or 0, mark.at_ms))
+        known.swept_ms = max(known.swept_ms, min(mark.swept_ms or 0, mark.at_ms))
         waiting = self._waiting.get(mark.connection, [])
         later = []
         while waiting and waiting[0][0] <= known.near_ms:
@@ -222,13 +244,36 @@ class Core:
         call = fact.call
         threads = self._threads[leg.connection]
         names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
+        flags = []
         for ident in sorted(names):
+            if self._is_frozen((leg.connection, ident)):
+                flags.append("late_link")
+                continue
+            if not threads.fits(leg.call_id, ident):
+                flags.append("too_many_legs")
+                other = self._store.conversation((leg.connection, threads.name(ident)))
+                if other is not None:
+                    _flag(other, "too_many_legs")
+                    self._touch(other)
+                continue
             before = {threads.name(leg.call_id), threads.name(ident)}
             ceased = threads.link(leg.call_id, ident)
             if ceased is not None:
                 (kept,) = before - {ceased}
                 self._merge(leg.connection, kept, ceased)
-        return self._conversation(leg)
+        conversation = self._conversation(leg)
+        _flag(conversation, *flags)
+        return conversation
+
+    def _is_frozen(self, key: Key) -> bool:
+        """Whether its conversation is too old to be touched any more."""
+        name = self._threads[key[0]].name(key[1])
+        found = self._store.conversation((key[0], name))
+        return (
+            found is not None
+            and found.heard_ms > 0
+            and found.heard_ms < self.clock_ms - self._window_ms
+        )
 
     def _conversation(self, leg: Leg) -> Conversation:
         key = (leg.connection, self._threads[leg.connection].name(leg.call_id))
@@ -251,6 +296,9 @@ class Core:
             into.call_ids += [each for each in gone.call_ids if each not in into.call_ids]
             into.merged_from += gone.merged_from
             into.to_bury += gone.to_bury
+            into.heard_ms = max(into.heard_ms, gone.heard_ms)
+            into.complete |= gone.complete
+            _flag(into, *gone.flags)
             if gone.said:
                 into.merged_from.append(ceased)
                 into.to_bury.append(ceased)
@@ -275,15 +323,15 @@ class Core:
             for call_id in conversation.call_ids
             if (leg := self._store.leg((key[0], call_id))) is not None
         ]
-        threads = self._threads[key[0]]
         row = ledger_row(
             conversation.name,
             legs,
             clock_ms=due_ms,
             settle_ms=self._rules.settle_ms,
             merged_from=conversation.merged_from,
-            flags=("too_many_legs",) if conversation.name in threads.full else (),
+            flags=conversation.flags,
         )
+        conversation.complete = row["complete"]
         encoded = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
         said = digest_of_bytes(encoded)
         if said != conversation.said:
@@ -335,10 +383,11 @@ class Core:
         event, given = said
         self._write(event)
         leg.verdicts.append(given)
+        is_first = not leg.mended
         if judgement.word == "push_missing" and not leg.mended:
             leg.mended = True
             self._write(mended_ending(leg, self.clock_ms))
-        self._count(leg, judgement)
+        self._count(leg, judgement, is_first=is_first)
         self._touch(conversation)
 
     def _wake_leg(self, key: Key, due_ms: int) -> None:
@@ -359,11 +408,15 @@ class Core:
 
     # Completeness
 
-    def _count(self, leg: Leg, judgement: Judgement) -> None:
+    def _count(self, leg: Leg, judgement: Judgement, *, is_first: bool) -> None:
         push, record = leg.pushed, leg.recorded
+        # The clock of whoever made the call may be off by years.
+        heard_ms = leg.first_at_ms
+        started_ms = heard_ms if leg.started_ms is None else min(leg.started_ms, heard_ms)
+        started_ms = max(started_ms, heard_ms - self._window_ms)
         share = share_of(
             judgement.word,
-            leg.started_ms or leg.first_at_ms,
+            started_ms,
             None if push is None else push.talk_duration_s,
             None if record is None else record.talk_duration_s,
         )
@@ -373,6 +426,35 @@ class Core:
             self._hour(leg.connection, share.hour_ms).add(leg.share, -1)
         leg.share = share
         self._measure_later(leg.connection, share, 1)
+        hour = self._hour(leg.connection, share.hour_ms)
+        if judgement.reason == LIST_NOT_READ and not hour.list_told:
+            hour.list_told = True
+            self._tell_gap(hour, "records", hour.hour_ms, hour.hour_ms + HOUR_MS, LIST_NOT_READ)
+        elif judgement.word == "push_missing" and is_first:
+            hour.lose(started_ms, self.clock_ms if leg.ended_ms is None else leg.ended_ms)
+            if not hour.gap_told:
+                self._tell_lost(hour)
+        self._store.put_hour(hour)
+
+    def _tell_lost(self, hour: Hour) -> None:
+        """Of calls that were not pushed: once they are too many, and when the hour is over."""
+        if hour.has_gap:
+            hour.gap_told, hour.lost = True, 0
+            self._tell_gap(hour, "push", hour.lost_from_ms, hour.lost_to_ms, "push_missing")
+
+    def _tell_gap(self, hour: Hour, channel: str, from_ms: int, to_ms: int, reason: str) -> None:
+        """Let whoever reads the provider's list read this stretch of it at once."""
+        self._write(
+            gap_event(
+                hour.connection,
+                channel,
+                from_ms,
+                to_ms=min(to_ms, self.clock_ms),
+                reason=reason,
+                found=None,
+                now_ms=self.clock_ms,
+            )
+        )
 
     def _measure_later(self, connection: str, share: Share, times: int) -> None:
         hour = self._hour(connection, share.hour_ms)
@@ -392,6 +474,7 @@ class Core:
         if hour is None or hour.wake_ms != due_ms:
             return
         hour.wake_ms = None
+        self._tell_lost(hour)
         event = completeness_event(hour, due_ms)
         if event is not None:
             self._write(event)
@@ -413,6 +496,15 @@ _WAKE: Mapping[Kind, Callable[[Core, Key, int], None]] = {
 }
 
 _NOT_READ = Watermark()
+
+
+def _flag(conversation: Conversation, *flags: str) -> None:
+    conversation.flags += [flag for flag in flags if flag not in conversation.flags]
+
+
+def _may_follow(fact: CallFact) -> bool:
+    """Whether it may come when a conversation is complete: what we have mended, and artefacts."""
+    return fact.what in ARTEFACTS or fact.id.endswith(BACKFILLED)
 
 
 def began_ms(fact: CallFact) -> int:
