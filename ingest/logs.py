@@ -187,11 +187,11 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     ),
     "poll_failed": (
         "A provider, or an agent, could not be read; it is tried again, and the watermark stays.",
-        "connection what agent reason detail failures retry_in_s",
+        "connection what agent reason detail said failures retry_in_s",
     ),
     "poll_stopped": (
         "A provider refuses our key; it is tried again after a while, and at SIGHUP.",
-        "connection what reason detail retry_in_s",
+        "connection what reason detail said retry_in_s",
     ),
     "poll_resumed": ("A provider that had failed can be read again.", "connection what"),
     "poll_waits": (

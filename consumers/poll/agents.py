@@ -18,6 +18,7 @@ from consumers.poll.loops import (
     CLOCK,
     FAILING,
     LOOK_S,
+    OF_ALL,
     SOURCE,
     STOPPED_S,
     VIA,
@@ -75,9 +76,6 @@ _SAVE_EVERY_S = 10.0
 
 #: So much of ``every_s`` is no delay yet.
 _IN_TIME = 0.25
-
-#: Not the agent's fault: the whole connection is left alone.
-_OF_ALL = ("unauthorized", "forbidden", "rate_limited")
 
 
 class AgentsPoller:
@@ -246,7 +244,7 @@ class AgentsPoller:
         try:
             await self._read_window(records, agent_id, window)
         except ApiError as error:
-            if error.reason in _OF_ALL:
+            if error.reason in OF_ALL:
                 raise
             if error.reason != "not_found":
                 return self._put_back(agent_id, error, steady_s)
@@ -437,7 +435,7 @@ class AgentsPoller:
             try:
                 await self._take_versions(records, agent_id)
             except ApiError as error:
-                if error.reason in _OF_ALL:
+                if error.reason in OF_ALL:
                     raise
                 if error.reason != "not_found":
                     # It may be this one agent: it waits, and the others have their turn.

@@ -9,21 +9,22 @@ import difflib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from consumers.poll.loops import SOURCE, closing_pages, pause_s
+from consumers.poll.loops import OF_ALL, SOURCE, closing_pages, pause_s
 from consumers.poll.role import memory_path
 from consumers.poll.seen import CALLS, Seen
 from ingest.api import ApiError
 from ingest.checkpoints import read_checkpoints
-from ingest.delivery import Records
+from ingest.delivery import DAY_MS, AgentRecords, Records
 from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.kinds import open_log
 from ingest.eventlog.log import Publisher
@@ -39,6 +40,12 @@ from schemas.times import LAST_MS, rfc3339
 ROLE = "backfill"
 
 _PUBLISH_S = 30.0
+
+#: Where the pages of a slice are in no order that is known, after so many it stands at the half.
+_HALF_PAGES = 20
+
+#: So many agents that cannot be read end it.
+_FAILED_AGENTS = 3
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -104,6 +111,14 @@ def backfill(
     return code or (0 if work.progressed.done and not waiting else 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _To:
+    """Where what is read goes: to the log, or to nobody; and what is there already."""
+
+    publisher: Publisher | None
+    poller: Seen
+
+
 class _Work:
     """Reads, counts, publishes."""
 
@@ -123,6 +138,8 @@ class _Work:
         self._connection = connection
         self._own = own
         self._failed: ApiError | None = None
+        #: A slice of a day comes from its end to its beginning; longer ones in whatever order.
+        self._in_order = PROVIDERS[connection.provider].slice_ms <= DAY_MS
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -173,42 +190,88 @@ class _Work:
 
     async def _take_all(self, publisher: Publisher | None) -> None:
         provider = PROVIDERS[self._connection.provider]
-        open_records = provider.records
-        assert open_records is not None
-        progressed = self.progressed
         with closing(await self._poller()) as poller:
+            self._to = _To(publisher, poller)
             try:
-                async with open_records(self._name, self._connection) as records:
-                    while not progressed.done:
-                        to_ms = min(progressed.at_ms + provider.slice_ms, progressed.to_ms)
-                        await self._take_slice(records, to_ms, publisher, poller)
-                        progressed.at_ms = to_ms
-                        self._note()
+                if provider.agent_records is not None:
+                    async with provider.agent_records(self._name, self._connection) as by_agent:
+                        await self._take_slices(partial(self._take_agents, by_agent))
+                else:
+                    assert provider.records is not None
+                    async with provider.records(self._name, self._connection) as records:
+                        await self._take_slices(partial(self._take_slice, records))
             except ApiError as error:
                 self._failed = error
 
-    async def _take_slice(
-        self, records: Records, to_ms: int, publisher: Publisher | None, poller: Seen
-    ) -> None:
+    async def _take_slices(self, take: Callable[[int], Awaitable[None]]) -> None:
         progressed = self.progressed
-        turn = 0 if self._own is None else self._own.begin(CALLS)
-        async with closing_pages(records.calls(progressed.at_ms, to_ms, "backfill")) as pages:
+        slice_ms = PROVIDERS[self._connection.provider].slice_ms
+        while not progressed.done:
+            to_ms = min(progressed.at_ms + slice_ms, progressed.to_ms)
+            await take(to_ms)
+            progressed.at_ms = to_ms
+            self._note()
+
+    async def _take_slice(self, records: Records, to_ms: int) -> None:
+        at_ms = self.progressed.at_ms
+        count = 0
+        async for page in self._taken(CALLS, records.calls(at_ms, to_ms, "backfill")):
+            count += 1
+            if self._in_order:
+                self._show(_from_the_end(page, at_ms, to_ms), to_ms)
+            else:  # how many pages there are nobody knows
+                self._show(count / (count + _HALF_PAGES), to_ms)
+
+    async def _take_agents(self, records: AgentRecords, to_ms: int) -> None:
+        """Of all agents that there are now; one that goes meanwhile is left out.
+
+        One that cannot be read does not keep the others from it, but this slice is not done.
+        """
+        agent_ids: dict[str, None] = {}
+        async with closing_pages(records.agents("backfill")) as pages:
             async for page in pages:
-                own = page if self._own is None else self._own.fresh(CALLS, page)
-                fresh = poller.fresh(CALLS, own)
-                if publisher is not None and fresh:
-                    await self._put(publisher, fresh)
+                agent_ids |= {e.data["id"]: None for e in page if e.subject_kind == "directory"}
+        failed: list[ApiError] = []
+        for done, agent_id in enumerate(agent_ids):
+            calls = records.calls_of(agent_id, self.progressed.at_ms, to_ms, "backfill")
+            try:
+                async for _ in self._taken(f"{CALLS}/{agent_id}", calls):
+                    self._show(done / len(agent_ids), to_ms)
+            except ApiError as error:
+                if error.reason == "not_found":
+                    continue
+                failed.append(error)
+                if error.reason in OF_ALL or len(failed) == _FAILED_AGENTS:
+                    break
+        if failed:
+            raise failed[-1]
+
+    async def _taken(
+        self, list_: str, pages: AsyncIterator[Sequence[Event]]
+    ) -> AsyncIterator[Sequence[Event]]:
+        """The pages, each once it is counted, and durable unless it is only counted.
+
+        ``list_``: what the poller remembers these by.
+        """
+        progressed = self.progressed
+        turn = 0 if self._own is None else self._own.begin(list_)
+        async with closing_pages(pages):
+            async for page in pages:
+                own = page if self._own is None else self._own.fresh(list_, page)
+                fresh = self._to.poller.fresh(list_, own)
+                if self._to.publisher is not None and fresh:
+                    await self._put(self._to.publisher, fresh)
                 # Those that are remembered were counted before it was interrupted.
                 calls = [event for event in own if event.subject_kind == "call"]
                 progressed.calls += len(calls)
                 progressed.unreadable += len(own) - len(calls)
                 progressed.new += sum(event.subject_kind == "call" for event in fresh)
                 if self._own is not None:
-                    self._own.remember(CALLS, page)
+                    self._own.remember(list_, page)
                 self._note()
-                self._show(page, to_ms)
+                yield page
         if self._own is not None:
-            self._own.forget_before(CALLS, turn)
+            self._own.forget_before(list_, turn)
 
     async def _put(self, publisher: Publisher, events: Sequence[Event]) -> None:
         """Return once they are durable."""
@@ -227,18 +290,10 @@ class _Work:
         if self._own is not None:
             self._own.set_note("progressed", json.dumps(asdict(self.progressed)))
 
-    def _show(self, page: Sequence[Event], to_ms: int) -> None:
-        """A slice is read from its end to its beginning."""
-        begun = [
-            text
-            for event in page
-            if event.subject_kind == "call" and (text := event.data.get("started_at"))
-        ]
+    def _show(self, part: float, to_ms: int) -> None:
+        """``part``: of the slice that is read, from 0 to 1."""
         progressed = self.progressed
-        done_ms = progressed.at_ms - progressed.from_ms
-        if begun:
-            earliest_ms = round(datetime.fromisoformat(min(begun)).timestamp() * 1000)
-            done_ms += max(0, to_ms - max(earliest_ms, progressed.at_ms))
+        done_ms = progressed.at_ms - progressed.from_ms + part * (to_ms - progressed.at_ms)
         self._progress.update(
             self._bar, completed=done_ms, calls=progressed.calls, new=progressed.new
         )
@@ -283,6 +338,19 @@ class _Work:
         return "\n  ".join(lines)
 
 
+def _from_the_end(page: Sequence[Event], from_ms: int, to_ms: int) -> float:
+    """How much of the time lies behind the earliest call of a page, from 0 to 1."""
+    begun = [
+        text
+        for event in page
+        if event.subject_kind == "call" and (text := event.data.get("started_at"))
+    ]
+    if not begun:
+        return 0.0
+    earliest_ms = round(datetime.fromisoformat(min(begun)).timestamp() * 1000)
+    return max(0, to_ms - max(earliest_ms, from_ms)) / (to_ms - from_ms)
+
+
 @contextmanager
 def _own_memory(path: Path, name: str) -> Iterator[Seen]:
     """What a backfill remembers; gone once it is done. Raises ConfigError if one is running."""
@@ -307,7 +375,7 @@ def _resume(own: Seen, where: str, from_ms: int, to_ms: int) -> Progressed:
         found = Progressed(from_ms, to_ms, from_ms)
     if (found.from_ms, found.to_ms, own.note("log")) != (from_ms, to_ms, where):
         found = Progressed(from_ms, to_ms, from_ms)
-        own.forget_before(CALLS, own.begin(CALLS))
+        own.forget_all()
         own.set_note("progressed", json.dumps(asdict(found)))
         own.set_note("log", where)  # last: until then the next run begins anew, too
     return found

@@ -40,6 +40,9 @@ BACKOFF_S = (1.0, 300.0)
 #: What a loop's reading returns when there will never be anything to do.
 NEVER = float("inf")
 
+#: Why a request fails whatever it asks for.
+OF_ALL = ("unauthorized", "forbidden", "rate_limited")
+
 #: So many failures in a row make it degraded.
 FAILING = 3
 
@@ -152,6 +155,7 @@ class Loops(Generic[R]):
                 reason="no_key" if isinstance(error, ConfigError) else error.reason,
                 detail=str(error),
                 retry_in_s=self._stopped_s,
+                **_said(error),
             )
             return self._stopped_s
         wait_s = max(pause_s(failures, *self.backoff_s), least_s, error.retry_after_s or 0.0)
@@ -167,6 +171,7 @@ class Loops(Generic[R]):
             detail=str(error),
             failures=failures,
             retry_in_s=round(wait_s, 1),
+            **_said(error),
             **more,
         )
         return wait_s
@@ -187,6 +192,12 @@ class Loops(Generic[R]):
 
     def _place(self, what: str) -> str:
         return self._connection if what == self._main else f"{self._connection}:{what}"
+
+
+def _said(error: ApiError | ConfigError) -> dict[str, str]:
+    """What the provider said itself, if anything."""
+    said = error.said if isinstance(error, ApiError) else ""
+    return {"said": said} if said else {}
 
 
 class Storing:

@@ -256,6 +256,10 @@ class Seen:
         rows = [(list_, key) for key in keys]
         self._write(("delete from seen where list = ? and key = ?", rows))
 
+    def forget_all(self) -> None:
+        """Nothing of any list is known any more."""
+        self._write(("delete from seen", [()]))
+
     def forget_before(self, list_: str, turn: int) -> None:
         """Forget what was not in a list in this turn or later."""
         self._write(("delete from seen where list = ? and turn < ?", [(list_, turn)]))
