@@ -8,12 +8,12 @@ does not depend on the order in which links become known.
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-import orjson
 from msgspec import Struct
 
 from consumers.reconcile.facts import NOBODY, CallFact
 from consumers.reconcile.legs import Leg, Side, party
 from ingest.fields import by_size
+from schemas.event import digest
 from schemas.times import rfc3339
 
 N = TypeVar("N", int, float)
@@ -167,10 +167,9 @@ def _recordings(facts: Sequence[CallFact]) -> list[Any]:
     found: dict[str, Any] = {}
     having = [fact for fact in facts if fact.call.recordings]
     for fact in sorted(having, key=lambda fact: (fact.time_ms, fact.id)):
-        for item in fact.call.recordings:
-            recording = orjson.loads(bytes(item))
-            ident = recording.get("recording_id") or recording.get("url") or bytes(item).decode()
-            found[ident] = recording
+        for recording in fact.call.recordings:
+            ident = recording.get("recording_id") or recording.get("url") or digest(recording)
+            found[str(ident)] = recording
     return [found[ident] for ident in sorted(found, key=by_size)]
 
 
@@ -185,7 +184,7 @@ def _last(facts: Sequence[CallFact], name: str) -> Any:
         return None
     merged: dict[str, Any] = {}
     for _, _, value in sorted(told, key=lambda each: each[:2]):
-        for key, part in orjson.loads(bytes(value)).items():
+        for key, part in value.items():
             if part or key not in merged:
                 merged[key] = part
     return merged

@@ -8,7 +8,7 @@ log, and whoever reads it again finds the same one.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -62,10 +62,10 @@ class CallData(Struct, gc=False):
     total_duration_s: float | None = None
     outcome: str | None = None
     provider_outcome: str | None = None
-    recordings: tuple[msgspec.Raw, ...] = ()
-    voicemail: msgspec.Raw | None = None
-    transcript: msgspec.Raw | None = None
-    recap: msgspec.Raw | None = None
+    recordings: tuple[dict[str, Any], ...] = ()
+    voicemail: dict[str, Any] | None = None
+    transcript: dict[str, Any] | None = None
+    recap: dict[str, Any] | None = None
 
 
 class CallFact(Struct, gc=False, kw_only=True):

@@ -153,3 +153,27 @@ def test_what_is_older_than_the_window_is_frozen_and_later_links_to_it_are_flagg
 def test_a_mark_of_the_future_makes_nothing_absent() -> None:
     facts: list[Fact] = [mark(T0 + DAY, T0 - SECOND), ended("100", T0)]
     assert verdicts(history(new_core(), facts, T0 + HOUR)) == []
+
+
+# What is beside a call
+
+
+def test_the_ledger_has_all_that_was_told_of_recordings_and_what_was_said_in_them() -> None:
+    out = history(
+        new_core(),
+        [
+            ended("100", T0),
+            event("100", "recording_ready", T0 + MINUTE, recordings=[{"recording_id": "7"}]),
+            event("100", "transcript_ready", T0 + MINUTE, transcript={"available": True}),
+            event(
+                "100", "recap_ready", T0 + 2 * MINUTE, recap={"summary": "said", "outcome": None}
+            ),
+            event(
+                "100", "recap_ready", T0 + 3 * MINUTE, recap={"summary": None, "outcome": "done"}
+            ),
+        ],
+    )
+    (row,) = rows(out).values()
+    assert [each["recording_id"] for each in row["recordings"]] == ["7"]
+    assert row["transcript"]["available"] is True
+    assert (row["recap"]["summary"], row["recap"]["outcome"]) == ("said", "done")
