@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -334,10 +334,27 @@ class Connection(Section):
         return tuple(found)
 
 
+class Pair(Section):
+    """Two connections that see the same calls."""
+
+    pushed: str
+    recorded: str
+    #: Which calls both must have seen, E.164. Empty: those of the recorded side's agents.
+    numbers: tuple[Annotated[str, Field(pattern=r"^\+[1-9][0-9]{6,14}$")], ...] = ()
+    #: How far apart two starts may be.
+    gate_s: Annotated[float, Field(ge=0)] = 300.0
+    #: How much better the best has to be than the next.
+    ambiguity_margin_s: Annotated[float, Field(ge=0)] = 5.0
+    #: What the record's clock tells.
+    recorded_start: Literal["start", "end"] = "start"
+    #: What the record's duration counts: since somebody answered, holds included, or all of it.
+    recorded_duration: Literal["connected", "total"] = "connected"
+
+
 class Reconcile(Section):
     """Matching what was pushed with what was recorded."""
 
-    #: None: where a connection is both pushed and polled.
+    #: None: where a connection is both pushed and polled, or there is a pair.
     enabled: bool | None = None
     #: Calls that began before are not judged. Empty: since the first start on this event log.
     since: datetime | None = None
@@ -352,6 +369,7 @@ class Reconcile(Section):
     duration_tolerance_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
     #: How complete the stream has to be.
     objective: Annotated[float, Field(ge=0, le=1)] = 0.999
+    pairs: tuple[Pair, ...] = ()
 
     @field_validator("since", mode="before")
     @classmethod
@@ -392,6 +410,7 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
     faults = [_fault(error, variables, where) for error in _errors(Settings, values)]
     faults += _faults_of_kafka(values)
     faults += _faults_of_connections(values, variables, where)
+    faults += _faults_of_pairs(values)
     if faults:
         raise ConfigError(*faults)
     settings = Settings.model_validate(values)
@@ -496,7 +515,11 @@ def _known_keys(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     if path[:1] == ("connections",):
         model, path = Connection, path[2:]
     for part in path:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if part not in model.model_fields:
+            continue  # a place in a list
+        annotation = model.model_fields[part].annotation
+        if get_origin(annotation) is tuple:
+            annotation = get_args(annotation)[0]
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
     return sorted(model.model_fields)
@@ -590,4 +613,31 @@ def _faults_of_connections(
                 check()
             except ConfigError as error:
                 faults += [f"{at}.{fault}" for fault in error.faults]
+    return faults
+
+
+def _faults_of_pairs(values: dict[str, Any]) -> list[str]:
+    try:
+        pairs = Reconcile.model_validate(values.get("reconcile", {})).pairs
+    except ValidationError:
+        return []  # told already
+    connections = values.get("connections")
+    known = sorted(connections) if isinstance(connections, dict) else []
+    faults = []
+    seen = set()
+    for nth, pair in enumerate(pairs):
+        at = f"reconcile.pairs.{nth}"
+        for side, name in (("pushed", pair.pushed), ("recorded", pair.recorded)):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1, 0.5)
+                mend = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+                faults.append(f"{at}.{side}: there is no connection {name!r}; {mend}")
+        if pair.pushed == pair.recorded:
+            faults.append(
+                f"{at}: pushed and recorded are the same: a connection's own records are "
+                "reconciled with its pushes without a pair"
+            )
+        if (pair.pushed, pair.recorded) in seen:
+            faults.append(f"{at}: this pair is there already: leave one of the two")
+        seen.add((pair.pushed, pair.recorded))
     return faults

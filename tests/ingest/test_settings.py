@@ -6,7 +6,7 @@ import stat
 import tomllib
 from pathlib import Path
 from signal import SIGHUP
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import tomli_w
@@ -216,6 +216,54 @@ def test_values_of_wrong_shapes_are_faults_and_no_crash(values: dict[str, Any]) 
     assert faults(values)
     assert faults(values, RECEIVER__PORT="x")
     assert faults(values, CONNECTIONS__ACME__REGION="x")
+
+
+# Connections that see the same calls
+
+
+def test_a_pair_has_what_is_usual_where_nothing_else_is_said() -> None:
+    found = load(
+        {
+            "connections": {"acme": ACME, "bots": ACME},
+            "reconcile": {"pairs": [{"pushed": "acme", "recorded": "bots"}]},
+        }
+    )
+    (pair,) = found.reconcile.pairs
+    assert (pair.pushed, pair.recorded, pair.numbers) == ("acme", "bots", ())
+    assert (pair.gate_s, pair.ambiguity_margin_s) == (300, 5)
+    assert (pair.recorded_start, pair.recorded_duration) == ("start", "connected")
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"recorded": "bot"}, "reconcile.pairs.0.recorded: there is no connection 'bot'; did you"),
+        (
+            {"pushed": "x"},
+            "reconcile.pairs.0.pushed: there is no connection 'x'; known: acme",
+        ),
+        ({"recorded": "acme"}, "reconcile.pairs.0: pushed and recorded are the same"),
+        ({"gate": 5}, "reconcile.pairs.0.gate is not known (test.toml): did you mean `gate_s`?"),
+        ({"gate_s": -1}, "reconcile.pairs.0.gate_s"),
+        ({"numbers": ["0400 000 000"]}, "reconcile.pairs.0.numbers.0"),
+        ({"recorded_start": "middle"}, "reconcile.pairs.0.recorded_start"),
+        ({"recorded_duration": "talk"}, "reconcile.pairs.0.recorded_duration"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_pair_is_told(more: dict[str, Any], told: str) -> None:
+    pair = {"pushed": "acme", "recorded": "bots", **more}
+    values = {"connections": {"acme": ACME, "bots": ACME}, "reconcile": {"pairs": [pair]}}
+    (found,) = faults(values)
+    assert found.startswith(told)
+
+
+def test_a_pair_that_is_there_twice_is_told() -> None:
+    pair = {"pushed": "acme", "recorded": "bots"}
+    values = {"connections": {"acme": ACME, "bots": ACME}, "reconcile": {"pairs": [pair, pair]}}
+    assert faults(values) == (
+        "reconcile.pairs.1: this pair is there already: leave one of the two",
+    )
 
 
 # What a connection is asked for, and what asks the provider
@@ -609,6 +657,8 @@ def test_one_example_has_every_setting_that_there_is() -> None:
     for model in models:
         for key, field in model.model_fields.items():
             kind = field.annotation
+            if get_origin(kind) is tuple:
+                kind = get_args(kind)[0]
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 models.append(kind)
             elif key not in ("connections", "assume"):  # providers have examples of their own
