@@ -40,6 +40,9 @@ def add_commands(app: typer.Typer) -> None:
         help="A provider that does not exist, to try things on.", no_args_is_help=True
     )
     simulate.command("dialpad")(simulate_dialpad)
+    simulate.command("diallink")(simulate_diallink)
+    simulate.command("dialgood")(simulate_dialgood)
+    simulate.command("all")(simulate_all)
     app.add_typer(simulate, name="simulate")
     config = typer.Typer(help="The settings in force.", no_args_is_help=True)
     config.command("show")(config_show)
@@ -237,38 +240,96 @@ def schemas_export() -> None:
     typer.echo(f"{len(written)} documents in {PUBLISHED}")
 
 
+RateOption = Annotated[float, typer.Option(min=0.01, help="Conversations a minute.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed tells the same story.")]
+DaysOption = Annotated[float, typer.Option(min=0, help="Of past that can be read back.")]
+FaultsOption = Annotated[
+    Path | None, typer.Option(help="A TOML file of what goes wrong, such as: dropped = 0.05")
+]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Of the API; 0: any.")]
+PaceOption = Annotated[float, typer.Option(min=0.01, help="How fast its clock runs.")]
+ToOption = Annotated[
+    str | None, typer.Option(help="Post to this URL without being asked to by the API.")
+]
+SecretFileOption = Annotated[
+    Path | None, typer.Option(help="What these posts are signed with; unsigned without.")
+]
+
+
 def simulate_dialpad(
-    rate: Annotated[float, typer.Option(min=0.01, help="Conversations a minute.")] = 40,
-    seed: Annotated[int, typer.Option(help="The same seed tells the same story.")] = 1,
-    days: Annotated[float, typer.Option(min=0, help="Of past that can be read back.")] = 0.1,
-    faults: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file of what goes wrong, such as: dropped = 0.05"),
-    ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the API; 0: any.")] = 8900,
-    pace: Annotated[float, typer.Option(min=0.01, help="How fast its clock runs.")] = 1,
-    to: Annotated[
-        str | None, typer.Option(help="Post to this URL without being asked to by the API.")
-    ] = None,
-    secret_file: Annotated[
-        Path | None, typer.Option(help="What these posts are signed with; unsigned without.")
-    ] = None,
+    rate: RateOption = 40,
+    seed: SeedOption = 1,
+    days: DaysOption = 0.1,
+    faults: FaultsOption = None,
+    port: PortOption = 8900,
+    pace: PaceOption = 1,
+    to: ToOption = None,
+    secret_file: SecretFileOption = None,
 ) -> None:
     """Serve a simulated Dialpad: API, deliveries and websockets of a company on the phone."""
     from ingest.commands import simulate
 
-    raise typer.Exit(
-        simulate.simulate_dialpad(
-            rate=rate,
-            seed=seed,
-            days=days,
-            faults=faults,
-            port=port,
-            pace=pace,
-            to=to,
-            secret_file=secret_file,
-        )
-    )
+    play = simulate.Play(rate, seed, days, faults, pace)
+    raise typer.Exit(simulate.simulate_dialpad(play, port=port, to=to, secret_file=secret_file))
+
+
+def simulate_diallink(
+    rate: RateOption = 40,
+    seed: SeedOption = 1,
+    days: DaysOption = 0.1,
+    faults: FaultsOption = None,
+    port: PortOption = 8901,
+    pace: PaceOption = 1,
+    to: Annotated[str | None, typer.Option(help="Post notifications to this URL.")] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(help="What signs them (whsec_…); without, what the settings shown hold."),
+    ] = None,
+) -> None:
+    """Serve a simulated DialLink: lists and notifications of a company on the phone."""
+    from ingest.commands import simulate
+
+    play = simulate.Play(rate, seed, days, faults, pace)
+    raise typer.Exit(simulate.simulate_diallink(play, port=port, to=to, secret_file=secret_file))
+
+
+def simulate_dialgood(
+    rate: RateOption = 40,
+    seed: SeedOption = 1,
+    days: DaysOption = 0.1,
+    faults: FaultsOption = None,
+    port: PortOption = 8902,
+    pace: PaceOption = 1,
+) -> None:
+    """Serve a simulated Dialgood: agents of a company on the phone, and their call logs."""
+    from ingest.commands import simulate
+
+    play = simulate.Play(rate, seed, days, faults, pace)
+    raise typer.Exit(simulate.simulate_dialgood(play, port=port))
+
+
+def simulate_all(
+    rate: RateOption = 40,
+    seed: SeedOption = 1,
+    days: DaysOption = 0.1,
+    faults: FaultsOption = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65533, help="Of Dialpad's API; the others have the next two. 0: any."
+        ),
+    ] = 8900,
+    pace: PaceOption = 1,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Post to the receiver at this address (scheme, host, port)."),
+    ] = None,
+) -> None:
+    """Serve Dialpad, DialLink and Dialgood at once: three views of one company on the phone."""
+    from ingest.commands import simulate
+
+    play = simulate.Play(rate, seed, days, faults, pace)
+    raise typer.Exit(simulate.simulate_all(play, port=port, to=to))
 
 
 def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -277,9 +338,9 @@ def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> Non
 
     import tomli_w
 
-    from ingest.settings import load_settings
+    from ingest.settings import in_force, load_settings
 
-    values = load_settings(config).model_dump(mode="json", exclude_none=True)
+    values = in_force(load_settings(config))
     typer.echo(json.dumps(values, indent=2) if as_json else tomli_w.dumps(values).rstrip())
 
 

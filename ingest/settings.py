@@ -11,11 +11,11 @@ import re
 import secrets
 import ssl
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,9 @@ from pydantic import (
 )
 
 from ingest.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ingest.delivery import Provider
 
 PREFIX = "DIALSTREAM_"
 DEFAULT_FILE = Path("dialstream.toml")
@@ -476,7 +479,9 @@ def _errors(model: type[Section], values: dict[str, Any]) -> list[Any]:
     try:
         model.model_validate(values)
     except ValidationError as error:
-        return list(error.errors(include_input=False, include_url=False, include_context=True))
+        found = error.errors(include_input=False, include_url=False, include_context=True)
+        # A default that goes by others is none of the faults: theirs are told.
+        return [one for one in found if one["type"] != "default_factory_not_called"]
     return []
 
 
@@ -503,7 +508,7 @@ def _fault(
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, inner[:-1])
         near = difflib.get_close_matches(path[-1], known, 1, 0.5)
-        mend = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+        mend = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known) or 'none'}"
         return f"{key} is not known ({source}): {mend}"
     if error["type"] == "missing":
         return f"{key} is missing ({source}): add it"
@@ -599,21 +604,43 @@ def _faults_of_connections(
         if connection.stream.enabled and provider.stream is None:
             faults.append(f"{at}.stream.enabled: {provider.name} has no websocket: set it to false")
         assume, place = provider.assumptions or Section, ("connections", name, "assume")
-        faults += [
-            _fault(error, variables, where, assume, place)
-            for error in _errors(assume, connection.assume)
-        ]
-        checks: list[Callable[[], object]] = []
-        if connection.has_secrets or connection.stream.enabled or not connection.has_key:
-            checks.append(connection.signing_secrets)
-        if connection.has_key or connection.stream.enabled or connection.polled:
-            checks.append(connection.key)
-        for check in checks:
+        assumed_wrongly = _errors(assume, connection.assume)
+        faults += [_fault(error, variables, where, assume, place) for error in assumed_wrongly]
+        for check in _checks(connection, provider, can_assume=not assumed_wrongly):
             try:
                 check()
             except ConfigError as error:
                 faults += [f"{at}.{fault}" for fault in error.faults]
     return faults
+
+
+def _checks(
+    connection: Connection, provider: "Provider", *, can_assume: bool
+) -> Iterator[Callable[[], object]]:
+    """What raises ConfigError if a secret or a key is missing, or cannot be used."""
+    has_neither = not connection.has_secrets and not connection.has_key
+    # Where there is no websocket, pushes are hints at what is to be read with the key.
+    lacks_key = has_neither and provider.stream is None
+    if connection.has_secrets and can_assume:
+        # It reads the secrets, too, and knows what they have to look like.
+        yield lambda: provider.webhook(connection)
+    elif connection.has_secrets or connection.stream.enabled or (has_neither and not lacks_key):
+        yield connection.signing_secrets
+    if connection.has_key or connection.stream.enabled or connection.polled or lacks_key:
+        yield connection.key
+
+
+def in_force(settings: Settings) -> dict[str, Any]:
+    """All values, as a settings file has them; secrets masked, assumptions with their defaults."""
+    from ingest.providers import PROVIDERS  # noqa: PLC0415 - as above
+
+    values = settings.model_dump(mode="json", exclude_none=True)
+    for name, connection in settings.connections.items():
+        assumptions = PROVIDERS[connection.provider].assumptions
+        if assumptions is not None:
+            assumed = assumptions.model_validate(connection.assume)
+            values["connections"][name]["assume"] = assumed.model_dump(mode="json")
+    return values
 
 
 def _faults_of_pairs(values: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from ingest.errors import ConfigError
-from ingest.settings import Connection, Settings, load_settings, read_secret
+from ingest.providers import PROVIDERS
+from ingest.providers.dialgood.assumptions import Assumptions as OfDialgood
+from ingest.providers.diallink.assumptions import Assumptions as OfDialLink
+from ingest.settings import (
+    Connection,
+    Settings,
+    in_force,
+    load_settings,
+    read_secret,
+)
 from tests.conftest import MakeProduct
 from tests.kafka.certificates import make_certificates
 from tests.kit import (
@@ -32,6 +42,10 @@ from tests.kit import (
 
 EXAMPLES = sorted((PROJECT / "deploy" / "examples").glob("*.toml"))
 ACME: dict[str, Any] = {"provider": "dialpad", "secrets": [SECRET]}
+LINE: dict[str, Any] = {"provider": "diallink", "api_key": "key"}
+BOTS: dict[str, Any] = {"provider": "dialgood", "api_key": "key"}
+#: As the specification of Standard Webhooks has it.
+WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +281,194 @@ def test_a_pair_that_is_there_twice_is_told() -> None:
 
 
 # What a connection is asked for, and what asks the provider
+
+
+def test_a_provider_without_websocket_is_told() -> None:
+    (found,) = faults(
+        {"connections": {"line": {**LINE, "secrets": [WHSEC], "stream": {"enabled": True}}}}
+    )
+    assert found.startswith("connections.line.stream.enabled: diallink has no websocket")
+
+
+def test_all_secrets_that_a_provider_cannot_use_are_told_once_beside_other_faults() -> None:
+    line = {**LINE, "secrets": ["hunter2!", WHSEC, "whsec_short"], "secret_files": ["lost"]}
+    found = faults(
+        {
+            "receiver": {"port": -1},
+            "connections": {
+                "line": {**line, "secret_files": []},
+                "lost": line,
+                "bots": {**BOTS, "secrets": ["a-token-that-is-long-enough"]},
+                "guess": {**BOTS, "secrets": ["short"], "assume": {"push": "token"}},
+            },
+        }
+    )
+    expected = (
+        "receiver.port",
+        "connections.line.secrets: number 1 ",
+        "connections.line.secrets: number 3 ",
+        "connections.lost.secret_files: lost ",
+        "connections.bots.secrets: Dialgood is not known to push",
+        "connections.guess.secrets: number 1 ",
+    )
+    assert len(found) == len(expected)
+    for fault, start in zip(found, expected, strict=True):
+        assert fault.startswith(start)
+        assert not any(secret in fault for secret in ("hunter2", "short", WHSEC, "long-enough"))
+
+
+def test_a_secret_that_is_missing_is_told_once_also_where_the_provider_looks_at_it() -> None:
+    (found,) = faults({"connections": {"acme": {**ACME, "secrets": [""]}}})
+    assert "empty" in found
+    line = {**LINE, "secrets": [""], "assume": {"pages": 1}}
+    unknown, empty = faults({"connections": {"line": line}})
+    assert "assume.pages" in unknown
+    assert "secrets[0] is empty" in empty
+
+
+def test_secrets_as_the_provider_shows_them_are_fine() -> None:
+    Path("second").write_text(WHSEC + "\n")
+    token = {**BOTS, "secrets": ["a-token-that-is-long-enough"], "assume": {"push": "token"}}
+    pushed = {**LINE, "secrets": [WHSEC], "secret_files": ["second"]}
+    assert load({"connections": {"line": pushed, "bots": token}}).connections["line"].has_secrets
+
+
+@pytest.mark.parametrize("provider", ["diallink", "dialgood"])
+def test_what_is_read_back_needs_a_key_first_of_all(provider: str) -> None:
+    (found,) = faults({"connections": {"line": {"provider": provider}}})
+    assert found.startswith("connections.line.api_key: there is none")
+
+
+def test_notifications_alone_need_no_key() -> None:
+    found = load({"connections": {"line": {"provider": "diallink", "secrets": [WHSEC]}}})
+    assert not found.connections["line"].polled
+
+
+def test_each_provider_is_read_in_its_own_way_where_nothing_else_is_said() -> None:
+    found = load({"connections": {"acme": ACME, "line": LINE, "bots": BOTS}}).connections
+    polls = {
+        name: (at.poll.every_s, at.poll.overlap_s, at.poll.requests_per_s, at.poll.also)
+        for name, at in found.items()
+    }
+    assert polls == {
+        "acme": (300, 7200, 5.0, ()),
+        "line": (300, 600, 1.0, ("contacts", "directory", "recordings")),
+        "bots": (300, 7200, 1.0, ("directory", "versions")),
+    }
+
+
+def test_what_is_said_beats_the_providers_own_way_and_only_that() -> None:
+    poll = (
+        load(
+            {"connections": {"line": {**LINE, "poll": {"every_s": 60, "also": []}}}},
+            CONNECTIONS__LINE__POLL__REQUESTS_PER_S="2",
+        )
+        .connections["line"]
+        .poll
+    )
+    assert (poll.every_s, poll.overlap_s, poll.requests_per_s, poll.also) == (60, 600, 2.0, ())
+
+
+# What a provider leaves open
+
+
+def assuming(table: dict[str, Any], assume: object, **environ: str) -> tuple[str, ...]:
+    return faults({"connections": {"line": {**table, "assume": assume}}}, **environ)
+
+
+@pytest.mark.parametrize(
+    ("table", "assume", "key", "told"),
+    [
+        (LINE, {"page_sise": 5}, "page_sise", "did you mean `page_size`?"),
+        (LINE, {"call_fields": {"startd_at": "x"}}, "call_fields.startd_at", "`started_at`?"),
+        (LINE, {"page_limit": 5, "rest": 1}, "page_limit", "did you mean `page_size`?"),
+        (LINE, {"page_size": "many"}, "page_size", "valid integer"),
+        (LINE, {"page_size": 1001}, "page_size", "1000"),
+        (LINE, {"page_size_fallback": 101}, "page_size_fallback", "101 is above page_size (100)"),
+        (LINE, {"page_size": 10, "page_size_fallback": 11}, "page_size_fallback", "page_size (10)"),
+        (LINE, {"rest_s": 61, "rest_most_s": 60}, "rest_most_s", "60.0 is below rest_s (61.0)"),
+        (LINE, {"rest_most_s": 59}, "rest_most_s", "59.0 is below rest_s (60.0)"),
+        (LINE, {"rest_s": 0}, "rest_s", "greater than 0"),
+        (LINE, {"order": "newest"}, "order", "'auto', 'updated' or 'started'"),
+        (LINE, {"error_fields": "message"}, "error_fields", "valid tuple"),
+        (LINE, {"call_fields": "id"}, "call_fields", "dictionary"),
+        (LINE, {"call_fields": {"id": ""}}, "call_fields.id", "at least 1"),
+        (LINE, {"token_header": "x y"}, "token_header", "pattern"),
+        (BOTS, {"page_size": 5}, "page_size", "did you mean `page_limit`?"),
+        (BOTS, {"page_limit_fallback": 101}, "page_limit_fallback", "above page_limit (100)"),
+        (BOTS, {"hide_web_calls": "perhaps"}, "hide_web_calls", "boolean"),
+        (BOTS, {"outcomes": {"machine": "robot"}}, "outcomes.machine", "'answered'"),
+        (BOTS, {"running": 5}, "running", "tuple"),
+        (BOTS, {"push": "yes"}, "push", "'off' or 'token'"),
+        (ACME, {"page_size": 5}, "page_size", "known: none"),
+        (LINE, 5, "", "dictionary"),
+    ],
+    ids=str,
+)
+def test_what_is_assumed_wrongly_is_told_with_its_key(
+    table: dict[str, Any], assume: object, key: str, told: str
+) -> None:
+    found = assuming(table, assume)[0]
+    where = ".".join(filter(None, ("connections.line.assume", key)))
+    assert re.match(rf"{re.escape(where)} (is not known )?\(test.toml\): ", found)
+    assert told in found
+
+
+def test_everything_that_is_assumed_wrongly_is_told_at_once() -> None:
+    wrong = {"page_size": 0, "rest_s": "x", "call_fields": {"id": 5, "form": "x"}, "pages": 1}
+    keys = [
+        fault.split(" ")[0].removeprefix("connections.line.assume.")
+        for fault in assuming(LINE, wrong)
+    ]
+    assert sorted(keys) == ["call_fields.form", "call_fields.id", "page_size", "pages", "rest_s"]
+
+
+def test_what_is_assumed_comes_from_variables_too() -> None:
+    found = load(
+        {"connections": {"line": {**LINE, "assume": {"page_size": 50}}, "bots": BOTS}},
+        CONNECTIONS__LINE__ASSUME__PAGE_SIZE="20",
+        CONNECTIONS__LINE__ASSUME__CALL_FIELDS__FROM_NUMBER="caller",
+        CONNECTIONS__LINE__ASSUME__ERROR_FIELDS='["reason"]',
+        CONNECTIONS__BOTS__ASSUME__OUTCOMES='{"machine": "voicemail"}',
+        CONNECTIONS__BOTS__ASSUME__HIDE_WEB_CALLS="true",
+    ).connections
+    line, bots = OfDialLink.of(found["line"]), OfDialgood.of(found["bots"])
+    assert (line.page_size, line.call_fields.from_number) == (20, "caller")
+    assert line.call_fields.to_number == "to"
+    assert line.error_fields == ("reason",)
+    assert (bots.outcomes, bots.hide_web_calls) == ({"machine": "voicemail"}, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("PAGE_SISE", "5", "did you mean `page_size`?"),
+        ("PAGE_SIZE", "many", "valid integer"),
+        ("CALL_FIELDS__ID__X", "y", "valid string"),
+        ("CALL_FIELDS", "[", "dictionary"),
+    ],
+)
+def test_a_variable_that_assumes_wrongly_is_told_by_its_name(
+    name: str, value: str, told: str
+) -> None:
+    variable = f"CONNECTIONS__LINE__ASSUME__{name}"
+    (found,) = faults({"connections": {"line": LINE}}, **{variable: value})
+    assert f"(DIALSTREAM_{variable})" in found
+    assert told in found
+
+
+def test_smaller_pages_and_longer_rests_need_no_second_setting() -> None:
+    found = load(
+        {
+            "connections": {
+                "line": {**LINE, "assume": {"page_size": 5, "rest_s": 1000}},
+                "bots": {**BOTS, "assume": {"page_limit": 4}},
+            }
+        }
+    ).connections
+    line = OfDialLink.of(found["line"])
+    assert (line.page_size_fallback, line.rest_most_s) == (5, 1000.0)
+    assert OfDialgood.of(found["bots"]).page_limit_fallback == 4
 
 
 def test_a_connection_that_is_only_polled_needs_no_secret() -> None:
@@ -665,6 +867,36 @@ def test_one_example_has_every_setting_that_there_is() -> None:
                 assert any(line.startswith(f"{key} =") for line in lines), key
 
 
+def keys_of(values: object, above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+    if not isinstance(values, dict):
+        return {above}
+    inner = {key for name, value in values.items() for key in keys_of(value, (*above, name))}
+    return inner | ({above} if above else set())
+
+
+@pytest.mark.parametrize(
+    ("provider", "numbers"),
+    [
+        ("diallink", {f"A-DL-{number}" for number in range(1, 8)}),
+        ("dialgood", {f"A-DG-{number}" for number in range(1, 9)}),
+    ],
+)
+def test_each_provider_has_an_example_of_all_that_is_assumed_with_its_default(
+    provider: str, numbers: set[str]
+) -> None:
+    text = (PROJECT / "deploy" / "examples" / f"{provider}.toml").read_text()
+    [connection] = tomllib.loads(text)["connections"].values()
+    model = PROVIDERS[provider].assumptions
+    assert model is not None
+    assert model.model_validate(connection["assume"]) == model()
+    assert keys_of(connection["assume"]) == keys_of(model().model_dump(mode="json"))
+    assert (
+        connection["poll"].items()
+        <= Connection(provider=provider).poll.model_dump(mode="json").items()
+    )
+    assert set(re.findall(r"A-D[LG]-\d+", text)) == numbers
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_each_example_says_what_it_is_for(path: Path) -> None:
     assert path.read_text().startswith("#")
@@ -717,6 +949,38 @@ def test_config_show_masks_every_secret_and_prints_what_config_reads(tmp_path: P
     assert values["connections"]["acme"]["secret_files"] == ["s.txt"]
     assert json.loads(as_json.stdout)["receiver"]["port"] == 1234
     assert load(values).receiver.port == 1234
+
+
+def test_config_show_prints_what_is_assumed_and_it_can_be_read_again(tmp_path: Path) -> None:
+    Path("secret").write_text(WHSEC)
+    line = {**LINE, "secret_files": ["secret"], "assume": {"call_fields": {"id": "callId"}}}
+    bots = {**BOTS, "assume": {"page_limit": 5, "outcomes": {"machine": "voicemail"}}}
+    table = {"connections": {"acme": ACME, "line": line, "bots": bots}}
+    Path("dialstream.toml").write_text(tomli_w.dumps(table))
+    shown = run("config", "show", cwd=tmp_path)
+    assert shown.code == 0, shown.output
+    assert WHSEC not in shown.output
+    values = tomllib.loads(shown.stdout)
+    assumed = values["connections"]["line"]["assume"]
+    assert assumed["call_fields"]["id"] == "callId"
+    assert assumed["call_fields"]["started_at"] == "startedAt"
+    assert assumed["page_size"] == 100
+    assert values["connections"]["line"]["poll"]["overlap_s"] == 600
+    assert values["connections"]["bots"]["assume"] == {
+        "time_unit": "auto",
+        "page_limit": 5,
+        "page_limit_fallback": 5,
+        "created_at": "start",
+        "outcomes": {"machine": "voicemail"},
+        "running": ["in-progress", "in progress", "ringing", "queued", "initiated"],
+        "hide_web_calls": False,
+        "push": "off",
+    }
+    assert (
+        "assume" not in values["connections"]["acme"] or not values["connections"]["acme"]["assume"]
+    )
+    again = load(shown.stdout)
+    assert in_force(again) == values
 
 
 # While it runs

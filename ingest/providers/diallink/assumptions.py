@@ -6,7 +6,8 @@ call records, recordings and notifications.
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from ingest.settings import Section
 
@@ -59,10 +60,14 @@ class Assumptions(Section):
     order: Literal["auto", "updated", "started"] = "auto"
     #: A-DL-4: items on a page, and where so many are refused.
     page_size: _Size = 100
-    page_size_fallback: _Size = 20
+    page_size_fallback: _Size = Field(
+        default_factory=lambda others: min(20, others.get("page_size", 20))
+    )
     #: A-DL-5: how long to leave it alone where it does not say so: at first, and at most.
     rest_s: Annotated[float, Field(gt=0)] = 60.0
-    rest_most_s: Annotated[float, Field(gt=0)] = 900.0
+    rest_most_s: Annotated[float, Field(gt=0)] = Field(
+        default_factory=lambda others: max(900.0, others.get("rest_s", 900.0))
+    )
     #: A-DL-6: where the text of an error stands, in this order.
     error_fields: tuple[_Name, ...] = ("message", "description", "error", "errors")
     #: A-DL-7: how notifications are signed. ``token``: a static one in `token_header`.
@@ -70,6 +75,26 @@ class Assumptions(Section):
     token_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "authorization"  # noqa: S105 - a name
     #: How far from our clock a notification's may be, either way.
     tolerance_s: Annotated[float, Field(gt=0)] = 300.0
+
+    @field_validator("page_size_fallback")
+    @classmethod
+    def _is_smaller(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("page_size", value)
+        if value > most:
+            raise PydanticCustomError(
+                "above", "{value} is above page_size ({most})", {"value": value, "most": most}
+            )
+        return value
+
+    @field_validator("rest_most_s")
+    @classmethod
+    def _is_longer(cls, value: float, info: ValidationInfo) -> float:
+        first = info.data.get("rest_s", value)
+        if value < first:
+            raise PydanticCustomError(
+                "below", "{value} is below rest_s ({first})", {"value": value, "first": first}
+            )
+        return value
 
     @classmethod
     def of(cls, connection: "Connection") -> "Assumptions":
