@@ -338,9 +338,9 @@ def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> Non
 
     import tomli_w
 
-    from ingest.settings import load_settings
+    from ingest.settings import in_force, load_settings
 
-    values = load_settings(config).model_dump(mode="json", exclude_none=True)
+    values = in_force(load_settings(config))
     typer.echo(json.dumps(values, indent=2) if as_json else tomli_w.dumps(values).rstrip())
 
 
