@@ -1,13 +1,16 @@
 """Puts what several partitions tell into the one order of the log's clock. No I/O, and no clock."""
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from consumers.reconcile.facts import LATE_MS, CallFact, Fact
 from ingest.eventlog.log import Place, StoredRecord
 
 #: How far the clocks of those who write to one partition may lie apart.
 SKEW_MS = 5_000
+
+#: So many facts may wait for partitions that are further behind.
+MAX_AHEAD = 50_000
 
 
 class Order:
@@ -35,6 +38,16 @@ class Order:
         found = [self._reached.get(place) for place in behind]
         known = [at_ms for at_ms in found if at_ms is not None]
         return min(known) if known and len(known) == len(found) else None
+
+    def too_far_ahead(self, behind: Collection[Place]) -> Collection[Place]:
+        """What not to read on while the others come up: none until too many facts wait.
+
+        ``behind``: the partitions in which there is more.
+        """
+        if len(self._facts) <= MAX_AHEAD:
+            return ()
+        reached_ms = self.reached_ms(behind) or 0
+        return [place for place in behind if self._reached.get(place, 0) > reached_ms]
 
     def until(self, clock_ms: int) -> Iterator[Fact]:
         """Hand out, in their order, those that lie before the clock or on it."""

@@ -7,10 +7,10 @@ file in which it stands together with how far the log was read, so a crash repea
 import asyncio
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import orjson
 import structlog
@@ -37,6 +37,9 @@ from schemas.times import now_ms
 
 log = structlog.get_logger()
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ROLE = "reconciler"
 
 #: Whose work is shared; and the name of our checkpoint.
@@ -44,18 +47,19 @@ _WORK = SOURCE = "reconcile"
 
 #: What was worked out is remembered, and then written, so often.
 _COMMIT_S = 1.0
-#: Or when so many records wait to be written.
-_COMMIT_RECORDS = 2_000
+#: Or when so many records wait to be written; of these, so many are handed over at a time.
+_COMMIT_RECORDS = 5_000
+_WRITE_RECORDS = 500
 
-#: Facts that are taken in before others in the process have their turn.
-_AT_A_TIME = 50
+#: Facts that are taken in, and records that are read, before others in the process have their turn.
+_AT_A_TIME, _READ_AT_A_TIME = 50, 200
 
 _FETCH_S = 0.5
 _PUBLISH_S = 30.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
-#: What has become too old is dropped so often.
-_TIDY_S = 600.0
+#: What has become too old is dropped so often, by the log's clock.
+_TIDY_MS = 3_600_000
 
 #: A log that is read from the middle tells of calls of which the beginning is missing.
 _WHOLE_MS = 3_600_000
@@ -177,8 +181,7 @@ class _Reconciler:
 
     def _from_ms(self, state: State) -> int:
         """From where the log is read that nobody has read for us yet."""
-        window_ms = round(self._service.settings.reconcile.window_s * 1000)
-        return int(state.note("begun_ms")) - window_ms
+        return int(state.note("begun_ms")) - self._window_ms
 
     def _core(self, state: State, since_ms: int) -> Core:
         settings = self._service.settings
@@ -189,7 +192,7 @@ class _Reconciler:
             connections=[self._name],
             judged={self._name: judged[self._name]} if self._name in judged else {},
             since_ms=since_ms,
-            window_ms=round(settings.reconcile.window_s * 1000),
+            window_ms=self._window_ms,
         )
         core.floor_ms = self._from_ms(state) + _WHOLE_MS
         clock_ms = state.note("clock_ms")
@@ -199,28 +202,31 @@ class _Reconciler:
 
     async def _follow(self, reader: Reader, core: Core, state: State) -> None:
         loop = asyncio.get_running_loop()
-        committed_s = looked_s = tidied_s = loop.time()
+        committed_s = looked_s = loop.time()
+        tidied_ms = core.clock_ms
         behind_gauge = RECONCILE_BEHIND_SECONDS.labels(self._name)
         behind_gauge.set_function(lambda: max(0.0, (now_ms() - core.clock_ms) / 1000))
         try:
             while True:
                 found = await reader.fetch(wait_s=_FETCH_S)
-                for stored in found:
+                for nth, stored in enumerate(found, 1):
                     self._order.add(stored, self._fact(stored))
+                    if nth % _READ_AT_A_TIME == 0:
+                        await asyncio.sleep(0)
                 if not found or loop.time() - looked_s > _COMMIT_S:
                     looked_s = loop.time()
                     now = now_ms()
                     behind = await reader.behind()
                     clock_ms = self._order.reached_ms(behind) if behind else now - LATE_MS - SKEW_MS
                     if clock_ms is not None:
-                        await self._advance(core, clock_ms)
-                due = loop.time() - committed_s > _COMMIT_S or len(core.out) > _COMMIT_RECORDS
-                if due:
+                        await self._advance(core, state, clock_ms)
+                    reader.hold(self._order.too_far_ahead(behind))
+                if loop.time() - committed_s > _COMMIT_S:
                     committed_s = loop.time()
                     await self._commit(core, state)
-                if loop.time() - tidied_s > _TIDY_S:
-                    tidied_s = loop.time()
-                    await self._tidy(core, state)
+                    if core.clock_ms > tidied_ms + _TIDY_MS:
+                        tidied_ms = core.clock_ms
+                        await self._tidy(core, state)
         finally:
             RECONCILE_BEHIND_SECONDS.remove(self._name)
 
@@ -233,21 +239,29 @@ class _Reconciler:
             log.warning("fact_unreadable", topic=stored.topic, position=stored.position)
             return None
 
-    async def _advance(self, core: Core, clock_ms: int) -> None:
-        for nth, fact in enumerate(self._order.until(clock_ms), 1):
+    async def _advance(self, core: Core, state: State, clock_ms: int) -> None:
+        """Up to the clock, however much that is: in small steps, with commits between them."""
+        steps = 0
+        for fact in self._order.until(clock_ms):
             core.take(fact)
-            if nth % _AT_A_TIME == 0:
-                await asyncio.sleep(0)
+            steps += 1
+            if steps % _AT_A_TIME == 0:
+                await self._pause(core, state)
+        while core.wake_ms is not None and core.wake_ms <= clock_ms:
+            core.advance(core.wake_ms)
+            steps += 1
+            if steps % _AT_A_TIME == 0:
+                await self._pause(core, state)
         core.advance(clock_ms)
+
+    async def _pause(self, core: Core, state: State) -> None:
+        if len(core.out) > _COMMIT_RECORDS:
+            await self._commit(core, state)
+        await asyncio.sleep(0)
 
     async def _commit(self, core: Core, state: State) -> None:
         out, core.out = core.out, []
-        # Shielded: what is half committed cannot be gone back upon.
-        await asyncio.shield(
-            asyncio.to_thread(
-                state.commit, self._order.positions, core.clock_ms, core.watermarks, out
-            )
-        )
+        await _whole(state.commit, self._order.positions, core.clock_ms, core.watermarks, out)
         await self._write(out)
         self._tell(out)
         if core.too_late:
@@ -255,16 +269,21 @@ class _Reconciler:
             core.too_late = 0
 
     async def _tidy(self, core: Core, state: State) -> None:
-        old = await asyncio.to_thread(state.older_than, core.clock_ms - self._window_ms)
-        state.forget(old)
-        core.forget(old)
+        core.forget(await _whole(state.tidy, core.clock_ms, self._window_ms))
 
     @property
     def _window_ms(self) -> int:
-        return round(self._service.settings.reconcile.window_s * 1000)
+        """What is not settled by then never will be."""
+        settings = self._service.settings.reconcile
+        hold_s = settings.settle_s + settings.hold_max_s + _WHOLE_MS / 1000
+        return round(max(settings.window_s, hold_s) * 1000)
 
     async def _write(self, out: Sequence[Record]) -> None:
         """Return once all of it is durable, in its order for each key."""
+        for first in range(0, len(out), _WRITE_RECORDS):
+            await self._write_some(out[first : first + _WRITE_RECORDS])
+
+    async def _write_some(self, out: Sequence[Record]) -> None:
         for tries in itertools.count():
             try:
                 receipts = [self._service.eventlog.publish([record]) for record in out]
@@ -309,3 +328,13 @@ class _Reconciler:
                 both=data["both"],
                 figure=data["figure"],
             )
+
+
+async def _whole(do: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+    """Do it in a thread, and to its end: nobody closes the file under it."""
+    doing = asyncio.ensure_future(asyncio.to_thread(do, *args, **more))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise

@@ -5,7 +5,8 @@ transaction. So whoever is killed at any instant goes on as if nothing had been;
 the file finds everything again on the log.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -32,7 +33,7 @@ create table if not exists things (
     primary key (kind, connection, ident)
 ) without rowid;
 create index if not exists waking on things (kind, wake_ms) where wake_ms is not null;
-create index if not exists aging on things (clock_ms);
+create index if not exists aging on things (kind, clock_ms);
 create table if not exists positions (
     topic text, partition integer, position integer, primary key (topic, partition)
 ) without rowid;
@@ -41,6 +42,8 @@ create table if not exists outbox (
 );
 create table if not exists notes (name text primary key, value blob) without rowid;
 """
+
+_DELETE = "delete from things where kind = ? and connection = ? and ident = ?"
 
 
 class Shelf(Generic[T]):
@@ -81,6 +84,14 @@ class Shelf(Generic[T]):
         for (value,) in self._db.execute("select value from things where kind = ?", (self._name,)):
             yield self._decode(value)
 
+    def drop(self, keys: Sequence[Key]) -> None:
+        """Within a transaction: nobody asks for these any more."""
+        for key in keys:
+            self._at_hand.pop(key, None)
+        self._db.executemany(
+            _DELETE, [(self._name, connection, ident) for connection, ident in keys]
+        )
+
     def write(self, clock_ms: int) -> None:
         """Within a transaction: what has changed."""
         gone: list[tuple[str, str, str]] = []
@@ -92,9 +103,7 @@ class Shelf(Generic[T]):
                 value = msgspec.json.encode(thing)
                 rows.append((self._name, connection, ident, thing.wake_ms, clock_ms, value))
         if gone:
-            self._db.executemany(
-                "delete from things where kind = ? and connection = ? and ident = ?", gone
-            )
+            self._db.executemany(_DELETE, gone)
         if rows:
             self._db.executemany("insert or replace into things values (?, ?, ?, ?, ?, ?)", rows)
 
@@ -231,21 +240,38 @@ class State:
         with self._db:
             self._set_notes({name: value})
 
-    def older_than(self, clock_ms: int) -> list[Conversation]:
-        """Conversations that nothing was heard of since then, and that nothing is due of."""
-        rows = self._db.execute(
-            "select value from things where kind = 'conversation' and clock_ms < ? "
-            "and wake_ms is null",
-            (clock_ms,),
-        )
-        return [msgspec.json.decode(value, type=Conversation) for (value,) in rows]
+    def tidy(self, clock_ms: int, window_ms: int) -> list[Conversation]:
+        """Drop what is too old; the conversations that are gone. To be called after a commit.
 
-    def forget(self, conversations: Iterable[Conversation]) -> None:
-        """Drop them and their legs."""
-        for conversation in conversations:
-            self._conversations.put((conversation.connection, conversation.name), None)
-            for call_id in conversation.call_ids:
-                self._legs.put((conversation.connection, call_id), None)
+        The legs of what nothing was heard of for a window go. That there was such a conversation
+        is remembered for one window more, so that no late event begins it anew.
+        """
+        old_ms, older_ms = clock_ms - window_ms, clock_ms - 2 * window_ms
+        done_ms = int(self.note("tidied_ms") or 0)
+        gone = list(self._between(0, older_ms))
+        legs = [
+            (conversation.connection, call_id)
+            for conversation in itertools.chain(gone, self._between(done_ms, old_ms))
+            for call_id in conversation.call_ids
+        ]
+        with self._db:
+            self._legs.drop(legs)
+            self._conversations.drop([(each.connection, each.name) for each in gone])
+            self._db.execute(
+                "delete from things where kind = 'hour' and clock_ms < ? and wake_ms is null",
+                (older_ms,),
+            )
+            self._set_notes({"tidied_ms": old_ms})
+        return gone
+
+    def _between(self, from_ms: int, to_ms: int) -> Iterator[Conversation]:
+        """Conversations that were written last between two times of the log's clock."""
+        for (value,) in self._db.execute(
+            "select value from things where kind = 'conversation' "
+            "and clock_ms >= ? and clock_ms < ?",
+            (from_ms, to_ms),
+        ):
+            yield msgspec.json.decode(value, type=Conversation)
 
     def _set_notes(self, notes: Mapping[str, object]) -> None:
         self._db.executemany(

@@ -181,6 +181,7 @@ class JournalReader:
         self._group = None if group is None else _Group(folder / "groups" / group)
         self._start = start
         self._placed: set[str] = set()
+        self._held: frozenset[str] = frozenset()
         # One thread: nothing here is for two at a time.
         self._thread = ThreadPoolExecutor(1, "reader")
         self._looking: asyncio.Future[list[StoredRecord]] | None = None
@@ -226,6 +227,9 @@ class JournalReader:
 
         return left | await self._in_thread(look)
 
+    def hold(self, places: Collection[Place]) -> None:
+        self._held = frozenset(topic for topic, _ in places)
+
     async def close(self) -> None:
         await self._in_thread(self._close)
         self._thread.shutdown()
@@ -253,7 +257,8 @@ class JournalReader:
                 elif isinstance(self._start, Behind):
                     _go_behind(cursor, topic, self._start)
                 self._placed.add(topic)
-            found.append(cursor.read(topic, self._FETCH, self._FETCH_BYTES))
+            if topic not in self._held:
+                found.append(cursor.read(topic, self._FETCH, self._FETCH_BYTES))
         # Topics side by side as they were written, each in its own order whatever the clock does.
         return list(heapq.merge(*found, key=lambda record: record.written_ms))
 

@@ -103,6 +103,12 @@ class KafkaReader:
                 left.add(self._place(place))
         return left
 
+    def hold(self, places: Collection[Place]) -> None:
+        held = {TopicPartition(self._prefix + topic, number) for topic, number in places}
+        assigned = self._consumer.assignment()
+        self._consumer.resume(*(self._consumer.paused() - held))
+        self._consumer.pause(*(assigned & held))
+
     async def close(self) -> None:
         self._handed.clear()
         self._progress.set()

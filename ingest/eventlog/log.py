@@ -143,6 +143,10 @@ class Reader(Protocol):
         """The partitions in which there was more than has been fetched when this was called."""
         ...
 
+    def hold(self, places: Collection[Place]) -> None:
+        """Fetch from the other partitions only, from some time soon on, until told otherwise."""
+        ...
+
 
 def records_of(event: Event) -> list[Record]:
     """The records of an event: itself and, after a deletion, the tombstone of its key."""

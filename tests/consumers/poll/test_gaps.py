@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,8 @@ class Failing:
 
     async def behind(self) -> set[tuple[str, int]]:
         return set() if await self.caught_up() else {("gaps", 0)}
+
+    def hold(self, places: Collection[tuple[str, int]]) -> None: ...
 
 
 async def test_a_log_that_fails_is_read_anew_and_what_is_closed_stays_closed() -> None:
