@@ -189,9 +189,9 @@ def test_one_works_on_a_connection_whoever_comes_and_goes(office: Office) -> Non
     assert ["unexpected_error"] not in [event[:1] for event in events]
     found = asyncio.run(read_checkpoints(office.settings("first")))
     last = {line[2]: int(line[3]) for line in lines if line[1] == "works"}
-    assert {name: found[name, "numbers"]["number"] - last[name] for name in CONNECTIONS} == (
-        dict.fromkeys(CONNECTIONS, 0)
-    )
+    # The last one may have been saved when there was no time left to write of it.
+    for name in CONNECTIONS:
+        assert found[name, "numbers"]["number"] - last[name] in (0, 1)
 
 
 @pytest.mark.parametrize("office", ["kafka"], indirect=True)

@@ -510,8 +510,10 @@ async def test_what_is_wrong_is_told_in_words(
         assert publisher.refusing() is None
         assert await store(publisher, record(b"1")) == ["spool"]
         assert publisher.degraded() == ["kafka_unreachable", "spooled:calls:unreachable"]
-        assert publisher.refusing() is None
 
+        # How fast it fills is measured, and a machine may be slow.
+        monkeypatch.setattr(publisher.spool, "minutes_left", lambda: 1.1)
+        assert publisher.refusing() is None
         monkeypatch.setattr(publisher.spool, "minutes_left", lambda: 0.9)
         assert publisher.refusing() == "spool_nearly_full"
         monkeypatch.setattr(publisher.spool, "minutes_left", lambda: math.inf)
