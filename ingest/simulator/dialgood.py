@@ -253,7 +253,7 @@ class Version:
 def versions_of(agent: Agent, world: World, at_ms: int) -> list[Version]:
     """The oldest first. Whoever changes a centre has told its agent, too."""
     first = Version(
-        ident("version", agent.id, 1),
+        ident("version", agent.id, world.start_ms),
         1,
         "Initial set-up",
         world.start_ms,
@@ -274,7 +274,7 @@ def versions_of(agent: Agent, world: World, at_ms: int) -> list[Version]:
 def _version(agent: Agent, number: int, change: SettingHappening) -> Version:
     word = "joins" if change.joined else "leaves"
     return Version(
-        ident("version", agent.id, number),
+        ident("version", agent.id, number, change.at_ms),
         number,
         f"{change.member.name} {word}",
         change.at_ms,

@@ -753,9 +753,8 @@ def test_schemas_export_tells_where_it_wrote(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_shows_events_and_ends_with_its_sums(make_product: MakeProduct) -> None:
-    product = make_product()
-    product.config.unlink()
+@contextlib.contextmanager
+def demo(product: Product) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
         [SCRIPT, "up", "--demo"],
         cwd=product.folder,
@@ -769,25 +768,79 @@ def test_the_demo_shows_events_and_ends_with_its_sums(make_product: MakeProduct)
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    told = ""
     try:
-        for line in process.stdout:
-            told += line
-            if re.search(r"call\.[a-z]+ ", line):
-                break
+        yield process
     finally:
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=10)
+        process.kill()
+        process.communicate()
+
+
+def told_until(process: "subprocess.Popen[str]", *wanted: str) -> str:
+    """What it prints until each of these patterns was in a line."""
+    assert process.stdout is not None
+    told, missing = "", set(wanted)
+    for line in process.stdout:
+        told += line
+        missing -= {pattern for pattern in missing if re.search(pattern, line)}
+        if not missing:
+            break
+    assert not missing, told
+    return told
+
+
+def ended(process: "subprocess.Popen[str]") -> dict[str, int]:
+    """Its sums, after Ctrl-C."""
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
-    assert f"http://127.0.0.1:{product.port}/webhooks/dev" in told
+    return {
+        word: int(count.replace(",", "")) for count, word in re.findall(r"([\d,]+) ([a-z]+)", rest)
+    }
+
+
+def test_the_demo_shows_events_of_three_providers_and_ends_with_its_sums(
+    make_product: MakeProduct,
+) -> None:
+    product = make_product()
+    product.config.unlink()
+    with demo(product) as process:
+        told = told_until(
+            process,
+            r"call\.ended +dev ",
+            r"call\.(ringing|connected|ended) +dev_line ",
+            r"call\.recorded +dev_line ",
+            r"call\.recorded +dev_bots ",
+            r"directory\.listed +dev_bots ",
+        )
+        sums = ended(process)
+    for name in ("dev", "dev_line"):
+        assert f"POST http://127.0.0.1:{product.port}/webhooks/{name}" in told
+    assert re.search(r"DialLink .* read from http://127\.0\.0\.1:\d+\n", told)
+    assert re.search(r"Dialgood +read from http://127\.0\.0\.1:\d+\n", told)
     assert f"http://127.0.0.1:{product.admin_port}/metrics" in told
     assert (product.data / "dev.secret").exists()
-    sums = {word: int(count) for count, word in re.findall(r"(\d+) ([a-z]+)", rest)}
     assert sums["received"] == sum(
         sums[word] for word in ("stored", "repeat", "refused", "rejected", "unavailable")
     )
     assert sums["stored"] > 0
+    assert sums["rejected"] == 0
+    assert sums["read"] > 0
+    # A second one goes on with the same data directory.
+    with demo(product) as process:
+        told_until(process, r"call\.recorded +dev_line ", r"call\.recorded +dev_bots ")
+        ended(process)
+
+
+def test_beside_other_connections_the_demo_plays_dialpad_alone(make_product: MakeProduct) -> None:
+    product = make_product()
+    table = {"provider": "dialpad", "secrets": [SECRET]}
+    product.configure({"connections": {"dev": table, "acme": table}})
+    with demo(product) as process:
+        told = told_until(process, r"call\.[a-z]+ +dev ")
+        sums = ended(process)
+    assert sums["stored"] > 0
+    assert "read" not in sums
+    assert "DialLink" not in told
 
 
 def test_the_demo_plays_to_no_connection_that_is_meant_for_real(make_product: MakeProduct) -> None:
