@@ -6,7 +6,7 @@ whoever reads the same log writes the same, byte for byte, however it was cut in
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Literal, Protocol, TypeAlias
 
 import orjson
@@ -20,8 +20,9 @@ from consumers.reconcile.completeness import (
     share_of,
 )
 from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
-from consumers.reconcile.facts import CallFact, Fact, Listed, Mark, ms_of
+from consumers.reconcile.facts import CallFact, Fact, Mark, ms_of
 from consumers.reconcile.legs import ARTEFACTS, BACKFILLED, Leg
+from consumers.reconcile.pairs import Agent, Entry, Pairs, PairSetup, numbers_of, standing
 from consumers.reconcile.verdicts import (
     LIST_NOT_READ,
     Judgement,
@@ -42,8 +43,8 @@ ROW_EVERY_MS = 1_000
 #: An hour is measured again so often at most.
 HOUR_EVERY_MS = 60_000
 
-Kind: TypeAlias = Literal["hour", "leg", "row"]
-"""What becomes due; at one time in this order: hours, legs, rows."""
+Kind: TypeAlias = Literal["hour", "leg", "pair", "row"]
+"""What becomes due; at one time in this order: hours, legs, entries of pairs, rows."""
 
 Key: TypeAlias = tuple[str, str]
 """Connection, and what it is within it."""
@@ -82,6 +83,12 @@ class Store(Protocol):
     def drop_conversation(self, key: Key) -> None: ...
     def hour(self, key: Key) -> Hour | None: ...
     def put_hour(self, hour: Hour) -> None: ...
+    def every_conversation(self) -> Iterable[Conversation]: ...
+    def entries(self) -> Iterable[Entry]: ...
+    def put_entry(self, entry: Entry) -> None: ...
+    def drop_entry(self, key: Key) -> None: ...
+    def agents(self) -> Iterable[Agent]: ...
+    def put_agent(self, agent: Agent) -> None: ...
 
 
 class Watermark(Struct, kw_only=True):
@@ -109,6 +116,7 @@ class Core:
         judged: Mapping[str, int],
         since_ms: int,
         window_ms: int,
+        pairs: Iterable[PairSetup] = (),
     ) -> None:
         """Whose conversations are kept, and whose calls are judged.
 
@@ -133,6 +141,7 @@ class Core:
         self.watermarks: dict[str, Watermark] = {}
         self._threads: dict[str, Threads] = {name: Threads() for name in self._connections}
         self._timers: list[tuple[int, Kind, Key]] = []
+        self._pairs = Pairs(store, self, rules, pairs, since_ms=since_ms, window_ms=window_ms)
         #: Legs that wait until the list was read up to their end, earliest first.
         self._waiting: dict[str, list[tuple[int, str]]] = {name: [] for name in judged}
 
@@ -144,10 +153,11 @@ class Core:
             if fact.connection in self._connections:
                 self._take_call(fact)
         elif isinstance(fact, Mark):
+            self._pairs.mark(fact, self.clock_ms)
             if not fact.agent_id:
                 self._take_mark(fact)
         else:
-            self._take_listed(fact)
+            self._pairs.listed(fact)
 
     def advance(self, clock_ms: int) -> None:
         """Everything on the log up to then has been taken: work off what has become due."""
@@ -178,12 +188,14 @@ class Core:
             leg = self._store.leg(key) if kind == "leg" else None
             if leg is not None and leg.wants_ms is not None and key[0] in self._waiting:
                 heapq.heappush(self._waiting[key[0]], (leg.wants_ms, key[1]))
+        self._pairs.restore()
 
     def forget(self, conversations: Iterable[Conversation]) -> None:
         """The store has dropped these."""
         for conversation in conversations:
             if conversation.connection in self._threads:
                 self._threads[conversation.connection].forget(conversation.idents)
+                self._pairs.forget(conversation.connection, conversation.call_ids)
 
     @property
     def wake_ms(self) -> int | None:
@@ -233,9 +245,6 @@ class Core:
                 later.append((end_ms, call_id))
         for each in later:
             heapq.heappush(waiting, each)
-
-    def _take_listed(self, listed: Listed) -> None:
-        """Agents matter to pairs."""
 
     # Conversations
 
@@ -323,6 +332,8 @@ class Core:
             for call_id in conversation.call_ids
             if (leg := self._store.leg((key[0], call_id))) is not None
         ]
+        self._pairs.refresh(key[0], key[1], legs, due_ms)
+        verdicts, counterparts = standing(legs)
         row = ledger_row(
             conversation.name,
             legs,
@@ -330,6 +341,8 @@ class Core:
             settle_ms=self._rules.settle_ms,
             merged_from=conversation.merged_from,
             flags=conversation.flags,
+            verdicts=verdicts,
+            counterparts=counterparts,
         )
         conversation.complete = row["complete"]
         encoded = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
@@ -480,6 +493,28 @@ class Core:
             self._write(event)
         self._store.put_hour(hour)
 
+    # What pairs ask for
+
+    def wake_pair(self, key: Key, due_ms: int) -> None:
+        self._wake("pair", key, due_ms)
+
+    def write_event(self, event: Event) -> None:
+        self._write(event)
+
+    def touch_leg(self, leg: Leg) -> None:
+        self._touch(self._conversation(leg))
+
+    def touch_numbers(self, connection: str, numbers: Collection[str]) -> None:
+        for conversation in list(self._store.every_conversation()):
+            if conversation.connection != connection:
+                continue
+            legs = (self._store.leg((connection, call_id)) for call_id in conversation.call_ids)
+            if any(leg is not None and numbers_of(leg) & set(numbers) for leg in legs):
+                self._touch(conversation)
+
+    def _wake_pair(self, key: Key, due_ms: int) -> None:
+        self._pairs.wake(key, due_ms)
+
     # Small things
 
     def _wake(self, kind: Kind, key: Key, due_ms: int) -> None:
@@ -491,6 +526,7 @@ class Core:
 
 _WAKE: Mapping[Kind, Callable[[Core, Key, int], None]] = {
     "leg": Core._wake_leg,  # noqa: SLF001
+    "pair": Core._wake_pair,  # noqa: SLF001
     "row": Core._write_row,  # noqa: SLF001
     "hour": Core._measure,  # noqa: SLF001
 }

@@ -77,6 +77,21 @@ class Given(Struct, gc=False, frozen=True):
     at_ms: int
 
 
+class Paired(Struct, gc=False, kw_only=True):
+    """What was said of a leg together with another connection, see `pairs`."""
+
+    #: Of the latest verdict in its own name: its number, its id, and digest of what it says.
+    n: int = 0
+    id: str | None = None
+    said: str = ""
+    #: The verdict that stands, in its own name or its counterpart's.
+    stands: str | None = None
+    #: The same call at the other connection.
+    counterpart: str | None = None
+    #: Whether it was ever said that one side is missing.
+    was_absent: bool = False
+
+
 class Leg(Struct, kw_only=True, dict=True):
     """A leg and all that is known of it. Facts come in by `add`, never by hand.
 
@@ -92,6 +107,8 @@ class Leg(Struct, kw_only=True, dict=True):
     surplus: bool = False
     #: Within the connection, oldest first.
     verdicts: list[Given] = []
+    #: Across pairs, by the other connection.
+    paired: dict[str, Paired] = {}
     #: Whether its lost ending was published.
     mended: bool = False
     #: What it adds to the completeness of its hour.

@@ -197,7 +197,7 @@ class _Reconciler:
         core.floor_ms = self._from_ms(state) + _WHOLE_MS
         clock_ms = state.note("clock_ms")
         if clock_ms is not None:
-            core.restore(clock_ms, state.watermarks(), state.timers(), state.conversations())
+            core.restore(clock_ms, state.watermarks(), state.timers(), state.every_conversation())
         return core
 
     async def _follow(self, reader: Reader, core: Core, state: State) -> None:

@@ -17,12 +17,13 @@ import structlog
 from consumers.reconcile.completeness import Hour
 from consumers.reconcile.core import Conversation, Key, Kind, Watermark
 from consumers.reconcile.legs import Leg
+from consumers.reconcile.pairs import Agent, Entry
 from ingest.eventlog.log import Place, Record
 from ingest.eventlog.segments import make_folder
 
 log = structlog.get_logger()
 
-T = TypeVar("T", Leg, Conversation, Hour)
+T = TypeVar("T", Leg, Conversation, Hour, Entry, Agent)
 
 #: Things that are kept at hand; the others are looked up when somebody asks for them.
 MAX_AT_HAND = 20_000
@@ -81,8 +82,14 @@ class Shelf(Generic[T]):
             yield wake_ms, (connection, ident)
 
     def all(self) -> Iterator[T]:
-        for (value,) in self._db.execute("select value from things where kind = ?", (self._name,)):
-            yield self._decode(value)
+        """As they are now, also what is not committed yet."""
+        yield from [thing for thing in self._changed.values() if thing is not None]
+        for connection, ident, value in self._db.execute(
+            "select connection, ident, value from things where kind = ?", (self._name,)
+        ):
+            key = connection, ident
+            if key not in self._changed:
+                yield self._at_hand.get(key) or self._decode(value)
 
     def drop(self, keys: Sequence[Key]) -> None:
         """Within a transaction: nobody asks for these any more."""
@@ -123,6 +130,15 @@ class State:
         self._legs = Shelf(db, Leg)
         self._conversations = Shelf(db, Conversation)
         self._hours = Shelf(db, Hour)
+        self._entries = Shelf(db, Entry)
+        self._agents = Shelf(db, Agent)
+        self._shelves: Sequence[Shelf[Any]] = (
+            self._legs,
+            self._conversations,
+            self._hours,
+            self._entries,
+            self._agents,
+        )
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -166,6 +182,21 @@ class State:
     def put_hour(self, hour: Hour) -> None:
         self._hours.put((hour.connection, str(hour.hour_ms)), hour)
 
+    def entries(self) -> Iterator[Entry]:
+        return self._entries.all()
+
+    def put_entry(self, entry: Entry) -> None:
+        self._entries.put(entry.key, entry)
+
+    def drop_entry(self, key: Key) -> None:
+        self._entries.put(key, None)
+
+    def agents(self) -> Iterator[Agent]:
+        return self._agents.all()
+
+    def put_agent(self, agent: Agent) -> None:
+        self._agents.put((agent.connection, agent.agent_id), agent)
+
     # From one start to the next
 
     def positions(self) -> Mapping[Place, int]:
@@ -189,7 +220,7 @@ class State:
             *((wake_ms, "row", key) for wake_ms, key in self._conversations.waking()),
         ]
 
-    def conversations(self) -> Iterator[Conversation]:
+    def every_conversation(self) -> Iterator[Conversation]:
         return self._conversations.all()
 
     def outbox(self) -> list[Record]:
@@ -213,7 +244,7 @@ class State:
     ) -> None:
         """Remember all of it or nothing; what stood in the outbox is on the log by now."""
         with self._db:
-            for shelf in (self._legs, self._conversations, self._hours):
+            for shelf in self._shelves:
                 shelf.write(clock_ms)
             self._db.executemany(
                 "insert or replace into positions values (?, ?, ?)",
@@ -233,7 +264,7 @@ class State:
                 ],
             )
             self._set_notes({"clock_ms": clock_ms, "watermarks": watermarks})
-        for shelf in (self._legs, self._conversations, self._hours):
+        for shelf in self._shelves:
             shelf.written()
 
     def set_note(self, name: str, value: object) -> None:

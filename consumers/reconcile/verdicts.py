@@ -85,7 +85,7 @@ def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | 
         return Judgement(word="push_missing", reason=reason)
     found = differences(push, record, rules)
     if found:
-        return Judgement(word="mismatch", reason=_fields_of(found), differences=found)
+        return Judgement(word="mismatch", reason=fields_of(found), differences=found)
     was_absent = any(given.word in ABSENCES for given in leg.verdicts)
     return Judgement(word="late" if was_absent else "matched")
 
@@ -122,7 +122,7 @@ def differences(push: Side, record: Side, rules: Rules) -> list[dict[str, Any]]:
         apart_ms = abs(push.started_ms - record.started_ms)
         if apart_ms > rules.start_tolerance_ms:
             found.append(
-                _difference(
+                difference(
                     "started_at",
                     rfc3339(push.started_ms),
                     rfc3339(record.started_ms),
@@ -137,27 +137,30 @@ def differences(push: Side, record: Side, rules: Rules) -> list[dict[str, Any]]:
             rules.duration_tolerance_s, rules.duration_tolerance_ratio * max(ours, theirs)
         )
         if not abs(ours - theirs) <= tolerance_s:
-            found.append(_difference(name, ours, theirs, round(tolerance_s, 3)))
+            found.append(difference(name, ours, theirs, round(tolerance_s, 3)))
     if "unknown" not in (push.direction, record.direction) and push.direction != record.direction:
-        found.append(_difference("direction", push.direction, record.direction, None))
+        found.append(difference("direction", push.direction, record.direction, None))
     numbers = push.external.number, record.external.number
     if None not in numbers and numbers[0] != numbers[1]:
-        found.append(_difference("external.number", *numbers, None))
+        found.append(difference("external.number", *numbers, None))
     return found
 
 
-def _difference(field: str, pushed: Any, recorded: Any, tolerance: float | None) -> dict[str, Any]:
+def difference(
+    field: str, pushed: Any, recorded: Any, tolerance: float | None, *, taken: Any = None
+) -> dict[str, Any]:
+    """``taken``: what the ledger has; the record's word if nothing else is said."""
     return {
         "field": field,
         "pushed": pushed,
         "recorded": recorded,
         "tolerance": tolerance,
-        "taken": recorded,
+        "taken": recorded if taken is None else taken,
     }
 
 
-def _fields_of(differences: list[dict[str, Any]]) -> str:
-    return ",".join(difference["field"] for difference in differences)
+def fields_of(differences: list[dict[str, Any]]) -> str:
+    return ",".join(each["field"] for each in differences)
 
 
 def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Given] | None:
@@ -172,7 +175,7 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
     data: dict[str, Any] = {
         "verdict": judgement.word,
         "call_id": leg.call_id,
-        "conversation_id": _conversation_hint(leg),
+        "conversation_id": conversation_hint(leg),
         "pushed_call_id": leg.call_id if has_push else None,
         "recorded_call_id": leg.call_id if has_record else None,
         "pushed_connection": leg.connection,
@@ -203,7 +206,7 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
     return event, Given(n, judgement.word, event.id, said, at_ms)
 
 
-def _conversation_hint(leg: Leg) -> str:
+def conversation_hint(leg: Leg) -> str:
     """The smallest id that its facts name, by length and then text."""
     return min(
         (fact.call.conversation_id for fact in leg.facts), key=lambda text: (len(text), text)

@@ -1,6 +1,6 @@
 """Facts to reconcile, made by hand: what a log would tell of calls at one connection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from consumers.reconcile.completeness import Hour
 from consumers.reconcile.core import Conversation, Core, Key
 from consumers.reconcile.facts import CallFact, Fact, Mark, read_fact
 from consumers.reconcile.legs import Leg
+from consumers.reconcile.pairs import Agent, Entry
 from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.reading import unknown_call
@@ -26,6 +27,8 @@ class Memory:
         self.legs: dict[Key, Leg] = {}
         self.conversations: dict[Key, Conversation] = {}
         self.hours: dict[Key, Hour] = {}
+        self.entry: dict[Key, Entry] = {}
+        self.agent: dict[Key, Agent] = {}
 
     def leg(self, key: Key) -> Leg | None:
         return self.legs.get(key)
@@ -39,8 +42,26 @@ class Memory:
     def put_conversation(self, conversation: Conversation) -> None:
         self.conversations[conversation.connection, conversation.name] = conversation
 
+    def every_conversation(self) -> Iterable[Conversation]:
+        return list(self.conversations.values())
+
     def drop_conversation(self, key: Key) -> None:
         self.conversations.pop(key, None)
+
+    def entries(self) -> Iterable[Entry]:
+        return list(self.entry.values())
+
+    def put_entry(self, entry: Entry) -> None:
+        self.entry[entry.key] = entry
+
+    def drop_entry(self, key: Key) -> None:
+        self.entry.pop(key, None)
+
+    def agents(self) -> Iterable[Agent]:
+        return list(self.agent.values())
+
+    def put_agent(self, agent: Agent) -> None:
+        self.agent[agent.connection, agent.agent_id] = agent
 
     def hour(self, key: Key) -> Hour | None:
         return self.hours.get(key)

@@ -1,0 +1,972 @@
+"""Verdicts across a pair of connections that see the same calls. No I/O, and no clock of its own.
+
+On the pushed side stand the legs of a conversation on which the same number of the pair stands:
+one **entry**, since several legs of a call to a centre must not compete for one record. On the
+recorded side each record is an entry. Entries between the same numbers of which one leads to the
+next within the gate are looked at together (`matching`); what became of each is its **fate**. When
+there is nothing to wait for any more, the fate is told as a verdict.
+
+Everything is worked out at times of the log's clock that follow from the facts of those entries
+alone. An entry that has changed is matched a second later, with all that changed meanwhile; in a
+crowd later, so that n calls between two numbers do not cost n² steps.
+
+A verdict that a later one contradicts is void. Where both are of one call, the higher `n` says so;
+else the later one names it in `revises`.
+"""
+
+import heapq
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+
+from consumers.reconcile.conversations import Counterpart
+from consumers.reconcile.facts import Listed, Mark
+from consumers.reconcile.legs import BACKFILLED, Leg, Paired, Side, ended_ms
+from consumers.reconcile.matching import Candidate, Direction, Edge, PairRules, compare, pair
+from consumers.reconcile.verdicts import (
+    ABSENCES,
+    LIST_NOT_READ,
+    Rules,
+    Word,
+    conversation_hint,
+    difference,
+    fields_of,
+)
+from ingest.derived import derived_event
+from ingest.fields import by_size
+from schemas.event import Event, digest, id_part
+from schemas.times import rfc3339
+
+#: What has changed is matched after so long.
+MATCH_EVERY_MS = 1_000
+
+#: Or after so long for each entry that had to be looked at the last time.
+_CROWD_MS = 10
+
+#: A verdict names so many candidates at most, the nearest ones.
+MAX_CANDIDATES = 10
+
+Key: TypeAlias = tuple[str, str]
+
+
+class PairSetup(Struct, frozen=True, kw_only=True):
+    """One of `[[reconcile.pairs]]`."""
+
+    pushed: str
+    recorded: str
+    #: Empty: those of the recorded side's agents.
+    numbers: frozenset[str] = frozenset()
+    rules: PairRules = PairRules()
+    #: Whether the record's clock is the making of its row.
+    from_end: bool = False
+    #: Whether the record's duration counts from when somebody answered.
+    from_connect: bool = True
+    #: How far back a near pass of the recorded side reaches.
+    overlap_ms: int = 7_200_000
+
+    @property
+    def name(self) -> str:
+        return f"{self.pushed}/{self.recorded}"
+
+
+class Fate(Struct, frozen=True, kw_only=True):
+    """What became of an entry when it was matched last."""
+
+    kind: Literal["matched", "ambiguous", "alone"]
+    #: Idents: its counterpart; or those that it could be as well, the nearest ones.
+    others: list[str] = []
+    reason: str | None = None
+    #: Whether one that it may be is not over yet.
+    held: bool = False
+
+
+class Entry(Struct, kw_only=True):
+    """A call as one side of a pair has it."""
+
+    #: The pair's name.
+    pair: str
+    #: ``p/<number>/<conversation>`` or ``r/<record>``.
+    ident: str
+    conversation: str
+    call_ids: list[str]
+    call: Candidate
+    started_ms: int
+    #: None while it runs, and until its ending was pushed or mended.
+    end_ms: int | None
+    fate: Fate | None = None
+    #: How many it was matched with, about.
+    crowd: int = 0
+    match_ms: int | None = None
+    judge_ms: int | None = None
+    #: Up to where the recorded side has to be read for it to be judged before.
+    wants_ms: int | None = None
+    wake_ms: int | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.pair, self.ident
+
+    @property
+    def is_pushed(self) -> bool:
+        return self.ident.startswith("p/")
+
+
+class Agent(Struct, kw_only=True):
+    """What is known of an agent of a recorded side; with an empty id, of all of them."""
+
+    connection: str
+    agent_id: str
+    numbers: list[str] = []
+    #: As in `core.Watermark`.
+    near_ms: int = 0
+    swept_ms: int = 0
+    wake_ms: None = None
+
+
+class Store(Protocol):
+    """What pairs ask of the core's store."""
+
+    def leg(self, key: Key) -> Leg | None: ...
+    def put_leg(self, leg: Leg) -> None: ...
+    def entries(self) -> Iterable[Entry]: ...
+    def put_entry(self, entry: Entry) -> None: ...
+    def drop_entry(self, key: Key) -> None: ...
+    def agents(self) -> Iterable[Agent]: ...
+    def put_agent(self, agent: Agent) -> None: ...
+
+
+class Host(Protocol):
+    """What pairs ask of the core."""
+
+    def wake_pair(self, key: Key, due_ms: int) -> None:
+        """Call `Pairs.wake` then."""
+        ...
+
+    def write_event(self, event: Event) -> None: ...
+
+    def touch_leg(self, leg: Leg) -> None:
+        """Write its conversation's row soon, and hand it to `Pairs.refresh`."""
+        ...
+
+    def touch_numbers(self, connection: str, numbers: Collection[str]) -> None:
+        """The same for all conversations that have to do with one of these."""
+        ...
+
+
+class _Book:
+    """The entries of one pair, by what they are looked up by."""
+
+    def __init__(self, setup: PairSetup) -> None:
+        self.setup = setup
+        self.numbers = set(setup.numbers)
+        self.entries: dict[str, Entry] = {}
+        #: (connection, call id) → idents.
+        self.of_leg: dict[Key, str] = {}
+        #: Numbers of a call → (start, ident), in order.
+        self.by_start: defaultdict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
+        #: Number of the agent → (end, ident) of what waits until the list was read up to there.
+        self.waiting: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+
+    def side(self, entry: Entry) -> str:
+        """The connection that it is of."""
+        return self.setup.pushed if entry.is_pushed else self.setup.recorded
+
+    def add(self, entry: Entry) -> None:
+        self.entries[entry.ident] = entry
+        for call_id in entry.call_ids:
+            self.of_leg[self.side(entry), call_id] = entry.ident
+        if entry.call.start_ms is not None and entry.call.numbers:
+            insort(self.by_start[entry.call.numbers], (entry.call.start_ms, entry.ident))
+
+    def remove(self, entry: Entry) -> None:
+        del self.entries[entry.ident]
+        for call_id in entry.call_ids:
+            if self.of_leg.get((self.side(entry), call_id)) == entry.ident:
+                del self.of_leg[self.side(entry), call_id]
+        if entry.call.start_ms is not None and entry.call.numbers:
+            row = self.by_start[entry.call.numbers]
+            del row[bisect_left(row, (entry.call.start_ms, entry.ident))]
+            if not row:
+                del self.by_start[entry.call.numbers]
+
+    def neighbours(self, call: Candidate) -> Iterator[Entry]:
+        """The nearest ones before and behind its start, within the gate."""
+        row = self.by_start.get(call.numbers, [])
+        if call.start_ms is None:
+            return
+        at = bisect_left(row, (call.start_ms, call.id))
+        behind = at + 1 if at < len(row) and row[at][1] == call.id else at
+        for place in (at - 1, behind):
+            if (
+                0 <= place < len(row)
+                and abs(row[place][0] - call.start_ms) <= self.setup.rules.gate_ms
+            ):
+                yield self.entries[row[place][1]]
+
+    def together(self, entry: Entry) -> list[Entry]:
+        """All that lead from one to the next within the gate, itself among them."""
+        call, gate_ms = entry.call, self.setup.rules.gate_ms
+        row = self.by_start.get(call.numbers, [])
+        if call.start_ms is None or not call.numbers:
+            return [entry]
+        low = high = bisect_left(row, (call.start_ms, entry.ident))
+        while low > 0 and row[low][0] - row[low - 1][0] <= gate_ms:
+            low -= 1
+        while high + 1 < len(row) and row[high + 1][0] - row[high][0] <= gate_ms:
+            high += 1
+        return [self.entries[ident] for _, ident in row[low : high + 1]]
+
+
+class Pairs:
+    """All pairs of some connections. To be told of facts, rows and times as `core.Core` is."""
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        rules: Rules,
+        setups: Iterable[PairSetup],
+        *,
+        since_ms: int,
+        window_ms: int,
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._rules = rules
+        self._since_ms = since_ms
+        self._window_ms = window_ms
+        self._books = {setup.name: _Book(setup) for setup in setups}
+        self._agents: dict[Key, Agent] = {}
+        self._owners: defaultdict[Key, set[str]] = defaultdict(set)
+
+    def restore(self) -> None:
+        """Go on with what the store has."""
+        if not self._books:
+            return
+        for agent in self._store.agents():
+            self._agents[agent.connection, agent.agent_id] = agent
+            self._learn(agent.connection, agent.agent_id, agent.numbers)
+        for entry in self._store.entries():
+            book = self._books.get(entry.pair)
+            if book is None:
+                continue
+            book.add(entry)
+            if entry.wants_ms is not None and entry.call.agent_number is not None:
+                waiting = book.waiting[entry.call.agent_number]
+                heapq.heappush(waiting, (entry.wants_ms, entry.ident))
+            if entry.wake_ms is not None:
+                self._host.wake_pair(entry.key, entry.wake_ms)
+
+    def forget(self, connection: str, call_ids: Iterable[str]) -> None:
+        """The store has dropped these legs."""
+        for call_id in call_ids:
+            for book in self._books.values():
+                ident = book.of_leg.get((connection, call_id))
+                if ident is not None:
+                    self._store.drop_entry((book.setup.name, ident))
+                    book.remove(book.entries[ident])
+
+    # Facts
+
+    def listed(self, listed: Listed) -> None:
+        """An agent has these numbers. Those that it had are still those of its earlier calls."""
+        if not any(book.setup.recorded == listed.connection for book in self._books.values()):
+            return
+        agent = self._agent(listed.connection, listed.agent_id)
+        more = [number for number in listed.numbers if number not in agent.numbers]
+        if not more:
+            return
+        agent.numbers = sorted({*agent.numbers, *more})
+        self._store.put_agent(agent)
+        for book in self._learn(listed.connection, listed.agent_id, more):
+            for connection in (book.setup.pushed, book.setup.recorded):
+                self._host.touch_numbers(connection, more)
+
+    def mark(self, mark: Mark, clock_ms: int) -> None:
+        """A recorded side, or one of its agents, was read up to there."""
+        books = [each for each in self._books.values() if each.setup.recorded == mark.connection]
+        if not books:
+            return
+        agent = self._agent(mark.connection, mark.agent_id)
+        # One of a clock that was ahead would say of calls to come that they were listed.
+        agent.near_ms = max(agent.near_ms, min(mark.watermark_ms or 0, mark.at_ms))
+        agent.swept_ms = max(agent.swept_ms, min(mark.swept_ms or 0, mark.at_ms))
+        self._store.put_agent(agent)
+        for book in books:
+            for number in sorted(agent.numbers if mark.agent_id else book.waiting):
+                self._look_at_waiting(book, number, clock_ms)
+
+    def _look_at_waiting(self, book: _Book, number: str, clock_ms: int) -> None:
+        waiting, later = book.waiting.get(number, []), []
+        near_ms = max(self._read_up_to(book, number))
+        while waiting and waiting[0][0] <= near_ms:
+            end_ms, ident = heapq.heappop(waiting)
+            entry = book.entries.get(ident)
+            if entry is None or entry.wants_ms != end_ms:
+                continue
+            if self._passed(book, entry):
+                self._judge(book, entry, clock_ms)
+            else:
+                later.append((end_ms, ident))
+        for each in later:
+            heapq.heappush(waiting, each)
+
+    def _agent(self, connection: str, agent_id: str) -> Agent:
+        found = self._agents.get((connection, agent_id))
+        if found is None:
+            found = Agent(connection=connection, agent_id=agent_id)
+            self._agents[connection, agent_id] = found
+        return found
+
+    def _learn(self, connection: str, agent_id: str, numbers: Iterable[str]) -> list[_Book]:
+        """Whose numbers these are; the pairs that are about more calls since."""
+        numbers = set(numbers)
+        for number in numbers:
+            self._owners[connection, number].add(agent_id)
+        grown = [
+            book
+            for book in self._books.values()
+            if book.setup.recorded == connection
+            and not book.setup.numbers
+            and not numbers <= book.numbers
+        ]
+        for book in grown:
+            book.numbers |= numbers
+        return grown
+
+    def _read_up_to(self, book: _Book, number: str | None) -> tuple[int, int]:
+        """How far those were read whose number it is: by the near pass, by the sweep."""
+        connection = book.setup.recorded
+        whole = self._agents.get((connection, ""), _NOT_READ)
+        owners = self._owners.get((connection, number or ""), set())
+        known = [self._agents[connection, owner] for owner in owners]
+        marks = [agent if agent.near_ms or agent.swept_ms else whole for agent in known] or [whole]
+        return min(mark.near_ms for mark in marks), min(mark.swept_ms for mark in marks)
+
+    def _passed(self, book: _Book, entry: Entry) -> bool:
+        """Whether its record would have been read."""
+        assert entry.end_ms is not None
+        near_ms, swept_ms = self._read_up_to(book, entry.call.agent_number)
+        if entry.end_ms - entry.started_ms > book.setup.overlap_ms:
+            return swept_ms >= entry.end_ms
+        return max(near_ms, swept_ms) >= entry.end_ms
+
+    # Entries
+
+    def refresh(self, connection: str, name: str, legs: Sequence[Leg], clock_ms: int) -> None:
+        """A conversation has changed: what it comes to on the sides that it is on."""
+        for book in self._books.values():
+            if connection in (book.setup.pushed, book.setup.recorded):
+                make = _pushed_entries if connection == book.setup.pushed else _recorded_entries
+                entries = {entry.ident: entry for entry in make(book, name, legs)}
+                before = {book.of_leg.get((connection, leg.call_id)) for leg in legs}
+                for ident in sorted({ident for ident in before if ident} - set(entries)):
+                    self._drop(book, book.entries[ident], clock_ms)
+                for entry in entries.values():
+                    self._put(book, entry, clock_ms)
+
+    def _put(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+        known = book.entries.get(entry.ident)
+        if known is not None:
+            if _looks(known) == _looks(entry):
+                return
+            if _place(known.call) != _place(entry.call):
+                self._disturb(book, book.neighbours(known.call), clock_ms)
+            book.remove(known)
+            entry.fate, entry.crowd, entry.judge_ms = known.fate, known.crowd, known.judge_ms
+            entry.match_ms, entry.wants_ms, entry.wake_ms = (
+                known.match_ms,
+                known.wants_ms,
+                known.wake_ms,
+            )
+        book.add(entry)
+        self._disturb(book, [entry], clock_ms)
+
+    def _drop(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+        self._disturb(book, book.neighbours(entry.call), clock_ms)
+        book.remove(entry)
+        self._store.drop_entry(entry.key)
+
+    def _disturb(self, book: _Book, entries: Iterable[Entry], clock_ms: int) -> None:
+        """These have to be matched again, with all that they have to do with."""
+        for entry in list(entries):
+            near = [each.crowd for each in book.neighbours(entry.call)]
+            due_ms = clock_ms + max(MATCH_EVERY_MS, _CROWD_MS * max(entry.crowd, *near, 0))
+            if entry.match_ms is None or entry.match_ms > due_ms:
+                entry.match_ms = due_ms
+            self._sleep(entry)
+
+    def _sleep(self, entry: Entry) -> None:
+        """Remember it, and wake it when something is due."""
+        due = [each for each in (entry.match_ms, entry.judge_ms) if each is not None]
+        wake_ms = min(due, default=None)
+        if wake_ms is not None and wake_ms != entry.wake_ms:
+            self._host.wake_pair(entry.key, wake_ms)
+        entry.wake_ms = wake_ms
+        self._store.put_entry(entry)
+
+    def wake(self, key: Key, due_ms: int) -> None:
+        """What has become due of an entry."""
+        book = self._books.get(key[0])
+        entry = None if book is None else book.entries.get(key[1])
+        if book is None or entry is None or entry.wake_ms != due_ms:
+            return
+        entry.wake_ms = None
+        if entry.match_ms is not None and entry.match_ms <= due_ms:
+            self._match(book, entry, due_ms)
+        else:
+            self._judge(book, entry, due_ms)
+
+    # Matching
+
+    def _match(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+        entries = book.together(entry)
+        fates = _fates(book, entries)
+        crowd = 1 << len(entries).bit_length() if len(entries) > 1 else 1
+        changed: set[str] = set()
+        for each in entries:
+            fate = fates[each.ident]
+            if each.match_ms is None and each.fate == fate and each.crowd == crowd:
+                continue
+            if each.match_ms is not None or each.fate != fate:
+                changed.add(each.ident)
+            each.fate, each.crowd, each.match_ms = fate, crowd, None
+            self._sleep(each)
+        # What it is matched with has not changed itself; but what is to be said of both has.
+        changed |= {
+            other
+            for ident in changed
+            if fates[ident].kind == "matched"
+            for other in fates[ident].others
+        }
+        # Those first that take others' places.
+        order = {"matched": 0, "ambiguous": 1, "alone": 2}
+        for ident in sorted(changed, key=lambda ident: (order[fates[ident].kind], ident)):
+            each = book.entries[ident]
+            if fates[ident].kind != "matched" or each.is_pushed:
+                self._judge(book, each, clock_ms)
+            else:
+                each.judge_ms = each.wants_ms = None
+                self._sleep(each)
+
+    # Verdicts
+
+    def _judge(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+        """Say what became of it, or when to ask again."""
+        entry.judge_ms = entry.wants_ms = None
+        if entry.fate is not None:
+            if entry.fate.kind == "matched":
+                self._judge_matched(book, entry, entry.fate, clock_ms)
+            elif entry.end_ms is not None and self._counts(entry, clock_ms):
+                self._judge_alone(book, entry, entry.end_ms, entry.fate, clock_ms)
+        self._sleep(entry)
+
+    def _counts(self, entry: Entry, clock_ms: int) -> bool:
+        """Whether it is judged at all. What is older than the window is as it is."""
+        end_ms = entry.started_ms if entry.end_ms is None else entry.end_ms
+        return entry.started_ms >= self._since_ms and end_ms >= clock_ms - self._window_ms
+
+    def _judge_matched(self, book: _Book, pushed: Entry, fate: Fate, clock_ms: int) -> None:
+        recorded = book.entries.get(fate.others[0])
+        if recorded is None or not all(self._counts(e, clock_ms) for e in (pushed, recorded)):
+            return
+        ends = [each.end_ms for each in (pushed, recorded) if each.end_ms is not None]
+        if not ends:
+            return
+        both = len(ends) > 1
+        due_ms = min(ends) + (self._rules.settle_ms if both else self._rules.hold_max_ms)
+        if clock_ms < due_ms:
+            pushed.judge_ms = due_ms
+            return
+        leg, record = self._nearest_leg(book, pushed, recorded), self._record(book, recorded)
+        if leg is None or record is None:
+            return
+        if pushed.end_ms is None:
+            reason = "ending_missing" if leg.pushed is not None else "never_pushed"
+            self._give(book, pushed, recorded, leg, "push_missing", reason, clock_ms)
+        elif recorded.end_ms is None:
+            self._give(book, pushed, recorded, leg, "record_missing", "still_running", clock_ms)
+        else:
+            found = self._differences(book, leg, record, recorded)
+            was_absent = any(
+                paired is not None and paired.was_absent
+                for paired in (
+                    leg.paired.get(book.setup.recorded),
+                    record.paired.get(book.setup.pushed),
+                )
+            )
+            word: Word = "mismatch" if found else "late" if was_absent else "matched"
+            said = fields_of(found) or None
+            self._give(book, pushed, recorded, leg, word, said, clock_ms, differences=found)
+
+    def _judge_alone(
+        self, book: _Book, entry: Entry, end_ms: int, fate: Fate, clock_ms: int
+    ) -> None:
+        hold_ms = end_ms + self._rules.hold_max_ms
+        due_ms = hold_ms if fate.held else end_ms + self._rules.settle_ms
+        if clock_ms < due_ms:
+            entry.judge_ms = due_ms
+            return
+        pushed, recorded = (entry, None) if entry.is_pushed else (None, entry)
+        leg = self._first_leg(book, entry)
+        if leg is None:
+            return
+        word: Word = "ambiguous"
+        reason = fate.reason
+        if fate.kind == "alone" and recorded is not None:
+            word, reason = "push_missing", "never_pushed" if reason == _NONE else reason
+        elif fate.kind == "alone":
+            word = "record_missing"
+            passed = self._passed(book, entry)
+            if not passed and clock_ms < hold_ms:
+                entry.judge_ms, entry.wants_ms = hold_ms, end_ms
+                if entry.call.agent_number is not None:
+                    heapq.heappush(book.waiting[entry.call.agent_number], (end_ms, entry.ident))
+                return
+            if not passed:
+                reason = LIST_NOT_READ
+            elif reason == _NONE:
+                reason = "not_listed"
+        self._give(
+            book,
+            pushed,
+            recorded,
+            leg,
+            word,
+            reason,
+            clock_ms,
+            candidates=self._candidates(book, entry, fate),
+        )
+
+    def _nearest_leg(self, book: _Book, pushed: Entry, recorded: Entry) -> Leg | None:
+        """The one that is told of: that of which the connect is nearest to the record's start."""
+        start_ms = recorded.call.start_ms or 0
+        return min(
+            self._legs(book, pushed),
+            key=lambda leg: (
+                abs((_clock(leg.truth, book.setup) or 0) - start_ms),
+                by_size(leg.call_id),
+            ),
+            default=None,
+        )
+
+    def _first_leg(self, book: _Book, entry: Entry) -> Leg | None:
+        """The one that is told of: that of which something was told already, or the first."""
+        other = book.setup.recorded if entry.is_pushed else book.setup.pushed
+        legs = self._legs(book, entry)
+        told = [
+            leg for leg in legs if (paired := leg.paired.get(other)) is not None and paired.stands
+        ]
+        return min(told or legs, key=_order, default=None)
+
+    def _legs(self, book: _Book, entry: Entry) -> list[Leg]:
+        found = (self._store.leg((book.side(entry), call_id)) for call_id in entry.call_ids)
+        return [leg for leg in found if leg is not None]
+
+    def _record(self, book: _Book, entry: Entry) -> Leg | None:
+        return self._store.leg((book.setup.recorded, entry.call_ids[0]))
+
+    def _differences(
+        self, book: _Book, leg: Leg, record: Leg, recorded: Entry
+    ) -> list[dict[str, Any]]:
+        """What the two tell differently. A direction that differs has kept them apart already.
+
+        Each side's row in the ledger keeps what its side says.
+        """
+        found = []
+        setup, rules, side = book.setup, self._rules, leg.truth
+        start_ms, record_ms = _clock(side, setup), recorded.call.start_ms
+        if start_ms is not None and record_ms is not None:
+            apart_ms = abs(start_ms - record_ms)
+            if apart_ms > rules.start_tolerance_ms:
+                name = "connected_at" if side.connected_ms is not None else "started_at"
+                found.append(
+                    difference(
+                        "ended_at" if setup.from_end else name,
+                        rfc3339(start_ms),
+                        rfc3339(record_ms),
+                        rules.start_tolerance_ms / 1000,
+                        taken=rfc3339(start_ms),
+                    )
+                )
+        ours_ms, theirs_ms = _length_ms(side, setup), recorded.call.duration_ms
+        if ours_ms is not None and theirs_ms is not None:
+            ours, theirs = ours_ms / 1000, theirs_ms / 1000
+            tolerance_s = max(
+                rules.duration_tolerance_s, rules.duration_tolerance_ratio * max(ours, theirs)
+            )
+            if abs(ours - theirs) > tolerance_s:
+                name = "connected_duration_s" if setup.from_connect else "total_duration_s"
+                found.append(difference(name, ours, theirs, round(tolerance_s, 3), taken=ours))
+        return found
+
+    def _candidates(self, book: _Book, entry: Entry, fate: Fate) -> list[dict[str, Any]]:
+        found = []
+        for ident in fate.others:
+            other = book.entries.get(ident)
+            if other is None:
+                continue
+            leg = self._first_leg(book, other)
+            edge = _edge(book, entry, other)
+            distances = {
+                "start_s": edge.start_distance_ms,
+                "duration_s": edge.duration_distance_ms,
+            }
+            found.append(
+                {
+                    "call_id": other.call_ids[0] if leg is None else leg.call_id,
+                    "connection": book.side(other),
+                    "gates": {k: v for k, v in sorted(edge.gates.items()) if v is not None},
+                    "distances": {k: v / 1000 for k, v in distances.items() if v is not None},
+                }
+            )
+        return found
+
+    def _give(
+        self,
+        book: _Book,
+        pushed: Entry | None,
+        recorded: Entry | None,
+        leg: Leg,
+        word: Word,
+        reason: str | None,
+        clock_ms: int,
+        *,
+        differences: Sequence[Mapping[str, Any]] = (),
+        candidates: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Say it, unless it was said already; ``leg``: of which it is said."""
+        setup = book.setup
+        other = setup.recorded if pushed is not None else setup.pushed
+        record = None if recorded is None else self._record(book, recorded)
+        started = [
+            each.truth.started_ms
+            for each in (leg, record)
+            if each is not None and each.truth.started_ms is not None
+        ]
+        data: dict[str, Any] = {
+            "verdict": word,
+            "call_id": leg.call_id,
+            "conversation_id": conversation_hint(leg),
+            "pushed_call_id": None if pushed is None else leg.call_id,
+            "recorded_call_id": None if record is None else record.call_id,
+            "pushed_connection": setup.pushed,
+            "recorded_connection": setup.recorded,
+            "started_at": rfc3339(started[0]) if started else None,
+            "reason": reason,
+            "differences": list(differences),
+            "candidates": list(candidates),
+        }
+        said = digest(data)
+        mine = leg.paired.setdefault(other, Paired())
+        void = self._contradicted(book, pushed, record, leg)
+        if not void and mine.stands is not None and mine.stands == mine.id and mine.said == said:
+            return
+        revised: list[str | None] = [*void] or [mine.id]
+        for revises in revised:
+            mine.n += 1
+            told = {**data, "n": mine.n, "revises": revises}
+            ident = (
+                leg.connection,
+                leg.call_id,
+                setup.recorded,
+                str(mine.n),
+                digest(told),
+            )
+            event = derived_event(
+                leg.connection,
+                f"verdict.{word}",
+                "verdict:" + ":".join(map(id_part, ident)),
+                subject=f"call/{leg.call_id}",
+                key=f"{leg.connection}/{leg.call_id}",
+                at_ms=clock_ms,
+                data=told,
+            )
+            self._host.write_event(event)
+            mine.id = event.id
+        for each in [] if pushed is None else self._legs(book, pushed):
+            if each.call_id != leg.call_id and (theirs := each.paired.get(other)) is not None:
+                self._part(book, each, other, clock_ms)
+                theirs.stands = None
+                self._store.put_leg(each)
+        if record is None or mine.counterpart != record.call_id:
+            self._part(book, leg, other, clock_ms)
+        mine.said, mine.stands = said, mine.id
+        mine.was_absent |= word in ABSENCES
+        if record is None or record is leg:
+            mine.counterpart = None
+        else:
+            theirs = record.paired.setdefault(setup.pushed, Paired())
+            if theirs.counterpart != leg.call_id:
+                self._part(book, record, setup.pushed, clock_ms)
+            theirs.stands = mine.id
+            theirs.was_absent |= word in ABSENCES
+            mine.counterpart, theirs.counterpart = record.call_id, leg.call_id
+            self._store.put_leg(record)
+            self._host.touch_leg(record)
+        self._store.put_leg(leg)
+        self._host.touch_leg(leg)
+
+    def _contradicted(
+        self, book: _Book, pushed: Entry | None, record: Leg | None, leg: Leg
+    ) -> list[str]:
+        """Verdicts that stand so far for one of the two, under other calls' names."""
+        legs = [] if pushed is None else self._legs(book, pushed)
+        standing = [(each.connection, each.paired.get(book.setup.recorded)) for each in legs]
+        if record is not None:
+            standing.append((record.connection, record.paired.get(book.setup.pushed)))
+        mine = leg.paired.get(
+            book.setup.recorded if leg.connection == book.setup.pushed else book.setup.pushed
+        )
+        own = None if mine is None else mine.id
+        found = {paired.stands for _, paired in standing if paired is not None and paired.stands}
+        return sorted(found - {own})
+
+    def _part(self, book: _Book, leg: Leg, other: str, clock_ms: int) -> None:
+        """It has no counterpart any more, and what was said of both stands for neither."""
+        paired = leg.paired.get(other)
+        if paired is None or paired.counterpart is None:
+            return
+        was = self._store.leg((other, paired.counterpart))
+        paired.counterpart = paired.stands = None
+        theirs = None if was is None else was.paired.get(leg.connection)
+        if was is None or theirs is None or theirs.counterpart != leg.call_id:
+            return
+        theirs.counterpart = theirs.stands = None
+        self._store.put_leg(was)
+        self._host.touch_leg(was)
+        ident = book.of_leg.get((other, was.call_id))
+        if ident is not None:
+            self._disturb(book, [book.entries[ident]], clock_ms)
+
+
+_NOT_READ = Agent(connection="", agent_id="")
+
+#: `matching`'s word for a call without any candidate.
+_NONE = "no_candidate"
+
+
+def standing(legs: Iterable[Leg]) -> tuple[list[str], list[Counterpart]]:
+    """What the ledger tells of pairs: verdicts that stand, and the same calls elsewhere."""
+    verdicts, counterparts = [], []
+    for leg in legs:
+        for other, paired in leg.paired.items():
+            if paired.stands is not None:
+                verdicts.append(paired.stands)
+            if paired.counterpart is not None:
+                counterparts.append(Counterpart(other, paired.counterpart))
+    return verdicts, counterparts
+
+
+def numbers_of(leg: Leg) -> set[str | None]:
+    """All that stand on it."""
+    side = leg.truth
+    parties = (side.internal.number, side.target.number, side.external.number)
+    return {*parties, side.from_number, side.to_number}
+
+
+def _looks(entry: Entry) -> tuple[Any, ...]:
+    return entry.conversation, entry.call_ids, entry.call, entry.started_ms, entry.end_ms
+
+
+def _place(call: Candidate) -> tuple[Any, ...]:
+    return call.numbers, call.start_ms
+
+
+def _order(leg: Leg) -> tuple[int, tuple[int, str]]:
+    """Connected ones first; then by when that was."""
+    connected_ms = leg.truth.connected_ms
+    started_ms = leg.truth.started_ms or leg.first_at_ms
+    place = started_ms + _LONG_MS if connected_ms is None else connected_ms
+    return place, by_size(leg.call_id)
+
+
+_LONG_MS = 10**15
+
+
+def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
+    groups: defaultdict[str, list[Leg]] = defaultdict(list)
+    for leg in legs:
+        found = _ends(leg.truth, book.numbers)
+        if found is not None:
+            groups[found[0]].append(leg)
+    for number, group in sorted(groups.items()):
+        ident = f"p/{number}/{name}"
+        first = min(group, key=_order)
+        _, other, inside = _ends(first.truth, book.numbers) or (number, None, None)
+        ends = [leg.ended_ms for leg in group if _is_told(leg)]
+        known = [end_ms for end_ms in ends if end_ms is not None]
+        over = len(known) == len(group)
+        yield Entry(
+            pair=book.setup.name,
+            ident=ident,
+            conversation=name,
+            call_ids=sorted((leg.call_id for leg in group), key=by_size),
+            call=Candidate(
+                id=ident,
+                start_ms=_clock(first.truth, book.setup),
+                duration_ms=_length_ms(first.truth, book.setup) if over else None,
+                agent_number=number,
+                other_number=other,
+                direction=_direction(first.truth),
+                agent_inside=inside,
+            ),
+            started_ms=min(leg.truth.started_ms or leg.first_at_ms for leg in group),
+            end_ms=max(known) if over else None,
+        )
+
+
+def _recorded_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
+    for leg in legs:
+        side = leg.recorded
+        found = None if side is None else _ends(side, book.numbers)
+        if side is None or found is None:
+            continue
+        ident = f"r/{leg.call_id}"
+        number, other, _ = found
+        from_end = book.setup.from_end
+        begun_ms = side.started_ms if side.connected_ms is None else side.connected_ms
+        yield Entry(
+            pair=book.setup.name,
+            ident=ident,
+            conversation=name,
+            call_ids=[leg.call_id],
+            call=Candidate(
+                id=ident,
+                start_ms=side.started_ms if from_end else begun_ms,
+                duration_ms=_recorded_ms(side, book.setup) if side.settled else None,
+                agent_number=number,
+                other_number=other,
+                direction=_direction(side),
+            ),
+            started_ms=side.started_ms or leg.first_at_ms,
+            end_ms=ended_ms(side) if side.settled else None,
+        )
+
+
+def _is_told(leg: Leg) -> bool:
+    """Whether its ending was pushed; one that we have published in its place counts as such."""
+    if leg.mended or (leg.pushed is not None and leg.pushed.settled):
+        return True
+    return any(fact.id.endswith(BACKFILLED) for fact in leg.facts)
+
+
+def _ends(side: Side, numbers: Collection[str]) -> tuple[str, str | None, bool | None] | None:
+    """The pair's number that stands on it, the other end's, whether the first is the inner one."""
+    inner, target, outer = side.internal.number, side.target.number, side.external.number
+    found: tuple[str, str | None, bool | None] | None = None
+    if inner in numbers:
+        assert inner is not None
+        found = inner, outer, True
+    elif target in numbers:
+        assert target is not None
+        found = target, outer, True
+    elif outer in numbers:
+        assert outer is not None
+        found = outer, inner, False
+    elif side.to_number in numbers:
+        assert side.to_number is not None
+        found = side.to_number, side.from_number, _INSIDE.get(side.direction)
+    elif side.from_number in numbers:
+        assert side.from_number is not None
+        outbound = _INSIDE.get(side.direction)
+        found = side.from_number, side.to_number, None if outbound is None else not outbound
+    return found
+
+
+#: Of whom is called.
+_INSIDE: Mapping[str, bool] = {"inbound": True, "outbound": False}
+
+_DIRECTIONS: Mapping[str, Direction] = {
+    "inbound": "inbound",
+    "outbound": "outbound",
+    "internal": "internal",
+}
+
+
+def _direction(side: Side) -> Direction:
+    return _DIRECTIONS.get(side.direction, "unknown")
+
+
+def _clock(side: Side, setup: PairSetup) -> int | None:
+    """What is compared with the record's clock."""
+    if setup.from_end:
+        return side.ended_ms
+    return side.started_ms if side.connected_ms is None else side.connected_ms
+
+
+def _length_ms(side: Side, setup: PairSetup) -> int | None:
+    """What is compared with the record's duration."""
+    if not setup.from_connect:
+        return _total_ms(side)
+    if side.connected_ms is None:
+        # Of an answered call somebody has not said when; else nobody was connected.
+        return None if side.outcome == "answered" else 0
+    return None if side.ended_ms is None else max(0, side.ended_ms - side.connected_ms)
+
+
+def _recorded_ms(side: Side, setup: PairSetup) -> int | None:
+    if setup.from_connect and side.connected_ms is not None and side.ended_ms is not None:
+        return max(0, side.ended_ms - side.connected_ms)
+    return _total_ms(side)
+
+
+def _total_ms(side: Side) -> int | None:
+    if side.total_duration_s is not None:
+        return round(side.total_duration_s * 1000)
+    if side.started_ms is None or side.ended_ms is None:
+        return None
+    return max(0, side.ended_ms - side.started_ms)
+
+
+def _edge(book: _Book, one: Entry, other: Entry) -> Edge:
+    pushed, recorded = (one, other) if one.is_pushed else (other, one)
+    return compare(pushed.call, recorded.call, book.setup.rules)
+
+
+def _fates(book: _Book, entries: Sequence[Entry]) -> dict[str, Fate]:
+    """What becomes of each of those that have to do with each other."""
+    pushed = [entry.call for entry in entries if entry.is_pushed]
+    recorded = [entry.call for entry in entries if not entry.is_pushed]
+    pairing = pair(pushed, recorded, book.setup.rules)
+
+    def runs(idents: Iterable[str]) -> bool:
+        return any(book.entries[ident].end_ms is None for ident in idents)
+
+    fates: dict[str, Fate] = {}
+    for match in pairing.matched:
+        edge = match.edge
+        fates[edge.pushed] = Fate(kind="matched", others=[edge.recorded])
+        fates[edge.recorded] = Fate(kind="matched", others=[edge.pushed])
+    for group in pairing.ambiguous:
+        edges = _edges_of(group.edges)
+        members = [*group.pushed, *group.recorded]
+        held = group.reason == "near_tie" and runs(members)
+        for ident in members:
+            others = _nearest(ident, edges[ident])
+            fates[ident] = Fate(kind="ambiguous", others=others, reason=group.reason, held=held)
+    for alone in (*pairing.alone_pushed, *pairing.alone_recorded):
+        others = _nearest(alone.id, alone.edges)
+        held = runs(_other(alone.id, edge) for edge in alone.edges)
+        fates[alone.id] = Fate(kind="alone", others=others, reason=alone.reason, held=held)
+    return fates
+
+
+def _edges_of(edges: Iterable[Edge]) -> Mapping[str, list[Edge]]:
+    found: defaultdict[str, list[Edge]] = defaultdict(list)
+    for edge in edges:
+        found[edge.pushed].append(edge)
+        found[edge.recorded].append(edge)
+    return found
+
+
+def _other(ident: str, edge: Edge) -> str:
+    return edge.recorded if edge.pushed == ident else edge.pushed
+
+
+def _nearest(ident: str, edges: Iterable[Edge]) -> list[str]:
+    found = sorted((edge.cost_ms, _other(ident, edge)) for edge in edges)
+    return [other for _, other in found[:MAX_CANDIDATES]]
