@@ -534,11 +534,13 @@ async def _read_into(body: bytearray, answer: httpx.Response, limit: int) -> boo
     return True
 
 
+#: What stands in paths beside ids: ``phone-system``, ``ai_recap``, ``HttpImport``, ``v2``.
+_NAME = re.compile(r"[a-z_-]{0,32}|(?:[A-Z][a-z]+){1,2}|v\d")
+
+
 def shape(path: str) -> str:
     """The path without its ids, which may be anything: ``/api/v2/call/{id}``."""
-    return "/".join(
-        part if re.fullmatch(r"[A-Za-z_]{0,32}|v\d", part) else "{id}" for part in path.split("/")
-    )
+    return "/".join(part if _NAME.fullmatch(part) else "{id}" for part in path.split("/"))
 
 
 # Answers

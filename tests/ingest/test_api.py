@@ -959,6 +959,15 @@ def test_integers_are_read_exactly() -> None:
         ("/api/v2/contacts/shared%3A1", "/api/v2/contacts/{id}"),
         ("/api/v22/x?apikey=1", "/api/{id}/{id}"),
         ("/HttpImport/", "/HttpImport/"),
+        ("/v1/phone-system/calls", "/v1/phone-system/calls"),
+        (
+            "/v1/phone-system/calls/f47ac10b-58cc-4372-a567-0e02b2c3d479",
+            "/v1/phone-system/calls/{id}",
+        ),
+        (
+            "/partner/v1/agents/aBcDefGhIjkLmN-_pqRstU/call-logs",
+            "/partner/v1/agents/{id}/call-logs",
+        ),
     ],
 )
 def test_paths_are_shown_without_ids(path: str, shown: str) -> None:
