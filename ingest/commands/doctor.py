@@ -9,17 +9,15 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import apsw
 import phonenumbers
-import structlog
-import structlog.testing
 
-from ingest.api import ApiError
+from ingest.commands.doctor_providers import ask_providers, judge_notifications
+from ingest.commands.findings import Finding
 from ingest.commands.topics import grant, hidden, leaderless, what_differs
 from ingest.errors import ConfigError
 from ingest.eventlog.cluster import (
@@ -37,16 +35,7 @@ from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.segments import Segment, segment_paths
 from ingest.eventlog.spool import SPOOLS, look_into
 from ingest.eventlog.topic import KEEP_FREE
-from ingest.providers.dialpad.api import open_api
-from ingest.providers.dialpad.subscriptions import (
-    WEBHOOKS,
-    Desired,
-    Found,
-    desired,
-    plan,
-    syncs,
-)
-from ingest.providers.dialpad.sync import look
+from ingest.providers.dialpad.subscriptions import syncs
 from ingest.service import listening
 from ingest.settings import Admin, Connection, Kafka, Receiver, Settings, load_settings
 from schemas.topics import TOPICS
@@ -60,21 +49,8 @@ FSYNCS = 20
 #: For all that is asked of Kafka, the connection included.
 KAFKA_S = 15.0
 
-#: For all that is asked of one connection's provider.
-PROVIDERS_S = 20.0
-
 #: Below this, idle connections can crowd out honest ones.
 DESCRIPTORS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    #: ``bad`` has to be mended, ``odd`` ought to be looked at.
-    state: Literal["good", "odd", "bad"]
-    what: str
-    mend: str = ""
 
 
 def diagnose(config: Path | None) -> list[Finding]:
@@ -87,7 +63,7 @@ def diagnose(config: Path | None) -> list[Finding]:
     return [
         Finding("good", f"settings are in order; connections: {named}"),
         *_connections(settings),
-        *_providers(settings),
+        *ask_providers(settings),
         *_port("receiver", settings.receiver, settings.eventlog.path),
         *_port("admin", settings.admin, settings.eventlog.path),
         *_disk(settings.eventlog.path),
@@ -146,6 +122,8 @@ def _connections(settings: Settings) -> Iterator[Finding]:
                 yield Finding("bad", f"{path} can be read by others", f"chmod 600 {path}")
         if connection.provider == "dialpad":
             yield from _transport(name, connection)
+        elif connection.provider == "diallink":
+            yield judge_notifications(name, connection)
 
 
 def _transport(name: str, connection: Connection) -> Iterator[Finding]:
@@ -162,99 +140,6 @@ def _transport(name: str, connection: Connection) -> Iterator[Finding]:
             f"{name}: `dialpad sync` makes webhooks, so nothing comes by the websocket",
             f'set connections.{name}.subscriptions.transport = "websocket", or stream.enabled',
         )
-
-
-def _providers(settings: Settings) -> Sequence[Finding]:
-    """What the providers say, all asked at once; only where there is a key."""
-    asked = {
-        name: connection
-        for name, connection in settings.connections.items()
-        if connection.provider == "dialpad" and connection.has_key
-    }
-
-    if not asked:
-        return []
-
-    async def ask_all() -> list[list[Finding]]:
-        return await asyncio.gather(*(_dialpad(*item) for item in asked.items()))
-
-    # The findings tell what log lines would.
-    with structlog.testing.capture_logs():
-        return [finding for findings in asyncio.run(ask_all()) for finding in findings]
-
-
-async def _dialpad(name: str, connection: Connection) -> list[Finding]:
-    findings: list[Finding] = []
-    try:
-        async with asyncio.timeout(PROVIDERS_S), open_api(name, connection) as api:
-            if connection.polled:
-                await _ask(findings, name, lambda: api.get("/api/v2/call", {"limit": 1}))
-            if syncs(connection):
-                wanted = desired(name, connection)
-                findings += judge_subscriptions(name, wanted, await look(api))
-            elif not connection.polled:
-                await _ask(findings, name, lambda: api.get(WEBHOOKS))
-    except ApiError as error:
-        findings.append(_refused(name, error))
-    except ConfigError as error:
-        findings += [Finding("bad", fault, "mend the settings") for fault in error.faults]
-    except TimeoutError:
-        findings.append(
-            Finding(
-                "bad",
-                f"{name}: Dialpad has not told everything within {PROVIDERS_S:.0f} s",
-                "is it reachable from here? Then try again",
-            )
-        )
-    if all(finding.state != "bad" for finding in findings):
-        findings.insert(0, Finding("good", f"{name}: Dialpad takes the key"))
-    return findings
-
-
-async def _ask(findings: list[Finding], name: str, ask: Callable[[], Awaitable[object]]) -> None:
-    """Ask for something; that the key may not see it is no reason not to go on."""
-    try:
-        await ask()
-    except ApiError as error:
-        if error.reason != "forbidden":
-            raise
-        findings.append(_refused(name, error))
-
-
-def _refused(name: str, error: ApiError) -> Finding:
-    what = str(error).removesuffix(error.mend).removesuffix(": ")
-    return Finding("bad", f"{name}: {what}", error.mend or "try again later")
-
-
-def judge_subscriptions(name: str, wanted: Desired, found: Found) -> Iterator[Finding]:
-    """How Dialpad's subscriptions differ from the settings."""
-    mend = f"dialstream dialpad sync --connection {name}"
-    steps = plan(wanted, found)
-    ours = [endpoint for endpoint in found.endpoints if wanted.owns(endpoint)]
-    if not ours and wanted.subscriptions:
-        yield Finding("bad", f"{name}: Dialpad sends nothing: there is no subscription", mend)
-        return
-    for step in steps.todo:
-        harmless = all(reason.what in ("doubled", "surplus") for reason in step.reasons)
-        reasons = "; ".join(reason.text for reason in step.reasons)
-        what = f"{name}: {step.text}: {reasons}"
-        yield Finding("odd" if harmless else "bad", what, mend)
-    if steps.hidden:
-        yield Finding(
-            "bad",
-            f"{name}: the key may not read subscriptions of: {', '.join(steps.hidden)}",
-            "use a company admin's key, for changelog with the scope `change_log`; or take them "
-            f"out of connections.{name}.subscriptions.kinds",
-        )
-    if any(endpoint.secret in wanted.secrets[1:] for endpoint in ours):
-        yield Finding(
-            "odd",
-            f"{name}: Dialpad signs with a secret that is not the first one",
-            f"go on with rotating it: {mend} --rotate-secret",
-        )
-    if not steps.todo and not steps.hidden:
-        count = len(wanted.subscriptions)
-        yield Finding("good", f"{name}: {count} subscription(s) at Dialpad are as configured")
 
 
 def _port(name: str, section: Receiver | Admin, path: Path) -> Iterator[Finding]:

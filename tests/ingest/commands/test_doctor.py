@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from ingest.commands.dialpad_sync import sync_subscriptions
-from ingest.commands.doctor import Finding, judge_cluster
+from ingest.commands.doctor import judge_cluster
+from ingest.commands.findings import Finding
 from ingest.commands.topics import wanted_configs
 from ingest.eventlog.cluster import Cluster as FoundCluster
 from ingest.eventlog.cluster import FoundTopic, Operation, Partition
@@ -379,7 +380,7 @@ def test_an_unfinished_rotation_and_a_socket_without_a_listener_are_told(
 def test_who_does_not_answer_holds_nobody_up(
     make_product: MakeProduct, running: RunningDialpad, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.commands.doctor.PROVIDERS_S", 0.3)
+    monkeypatch.setattr("ingest.commands.doctor_providers.PROVIDERS_S", 0.3)
     running.dialpad.faults.slow, running.dialpad.faults.slow_s = 1.0, 60.0
     product = make_product(settings={"connections": {"acme": running.connection()}})
     assert of_dialpad(product)["bad"] == ["Dialpad has not told everything within 0 s"]
