@@ -394,7 +394,8 @@ class AgentsPoller:
     def _note_schedule(self) -> None:
         """Say that there are too many agents, or no longer: once it has been so for a while."""
         every_s, now_s = self._poll.every_s, self._clock.steady_s()
-        if now_s < self._schedule_at_s:
+        # While the provider is away nobody can say that there are too many.
+        if now_s < self._schedule_at_s or len(self._in_a_row) >= FAILING:
             return
         self._schedule_at_s = now_s + min(_SAVE_EVERY_S, every_s)
         behind_s = self._behind_s()

@@ -143,9 +143,12 @@ class Loops(Generic[R]):
         failures: int,
         *,
         least_s: float = 0.0,
-        **more: str,
+        agent: str | None = None,
     ) -> float:
-        """Tell what went wrong, with ``more``; for how many seconds to leave it."""
+        """Tell what went wrong; for how many seconds to leave it: ``least_s`` at least.
+
+        ``agent``: the end of the id of whose records they are.
+        """
         if isinstance(error, ConfigError) or error.reason in ("unauthorized", "forbidden"):
             self._troubles[what] = f"poll_stopped:{self._place(what)}"
             log.error(
@@ -155,7 +158,7 @@ class Loops(Generic[R]):
                 reason="no_key" if isinstance(error, ConfigError) else error.reason,
                 detail=str(error),
                 retry_in_s=self._stopped_s,
-                **_said(error),
+                said=_said(error),
             )
             return self._stopped_s
         wait_s = max(pause_s(failures, *self.backoff_s), least_s, error.retry_after_s or 0.0)
@@ -171,8 +174,8 @@ class Loops(Generic[R]):
             detail=str(error),
             failures=failures,
             retry_in_s=round(wait_s, 1),
-            **_said(error),
-            **more,
+            said=_said(error),
+            agent=agent,
         )
         return wait_s
 
@@ -194,10 +197,9 @@ class Loops(Generic[R]):
         return self._connection if what == self._main else f"{self._connection}:{what}"
 
 
-def _said(error: ApiError | ConfigError) -> dict[str, str]:
+def _said(error: ApiError | ConfigError) -> str | None:
     """What the provider said itself, if anything."""
-    said = error.said if isinstance(error, ApiError) else ""
-    return {"said": said} if said else {}
+    return error.said or None if isinstance(error, ApiError) else None
 
 
 class Storing:

@@ -318,7 +318,10 @@ async def test_when_no_agent_can_be_read_it_is_the_connection(
     job = FakeJob()
     records.broken["calls"] = unavailable()
     async with polling(tmp_path, records, job) as one:
-        await until(lambda: "poll_failing:acme" in one.troubles())
+        with capture_logs() as logs:
+            await until(lambda: "poll_failing:acme" in one.troubles())
+            await until(lambda: len(records.windows) > 20)
+        assert not any(line["event"] == "poll_behind_schedule" for line in logs)
         records.broken.clear()
         await until(lambda: not one.troubles())
         await until(lambda: "watermark_ms" in job.saved["calls"])
