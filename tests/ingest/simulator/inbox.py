@@ -25,6 +25,8 @@ class Inbox:
         #: Names in small letters.
         self.headers: list[dict[str, str]] = []
         self.connections = 0
+        #: Further lines of an answer's head.
+        self.more = b""
         self.url = ""
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -44,7 +46,7 @@ class Inbox:
                     return
                 if status != SAY_NOTHING:
                     rest = b"\r\n" if status == 204 else b"Content-Length: 2\r\n\r\nok"
-                    writer.write(b"HTTP/1.1 %d So\r\n" % status + rest)
+                    writer.write(b"HTTP/1.1 %d So\r\n" % status + self.more + rest)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:

@@ -632,6 +632,22 @@ async def test_whatever_is_no_success_is_tried_again(status: int | None) -> None
     assert (delivery.answers, delivery.accepted) == ([status, 204], True)
 
 
+async def test_who_asks_for_time_gets_it() -> None:
+    answers = iter([503, 204])
+    async with still(days=0, lasts_s=0) as diallink, open_inbox(lambda _: next(answers)) as inbox:
+        inbox.more = b"Retry-After: 60\r\n"
+        diallink.subscribe(inbox.url, SECRET)
+        for happening in World(5, START_MS).until(START_MS + 60_000):
+            diallink.happen(happening)
+            await diallink.settled()
+            if diallink.delivered:
+                break
+        await diallink.step(59)
+        assert len(inbox.bodies) == 1
+        await diallink.step(2)
+        assert len(inbox.bodies) == 2
+
+
 async def test_who_is_gone_is_told_nothing_more() -> None:
     async with still(days=0) as diallink, open_inbox(lambda _: 410) as inbox:
         subscription = diallink.subscribe(inbox.url, SECRET)
