@@ -139,7 +139,7 @@ class Tallies(Collector):
             "surprises": CounterMetricFamily(
                 "dialstream_surprises",
                 "What payloads held that we have no place or word for: field, type, state, "
-                "direction, status, duty_status, hint.",
+                "direction, status, duty_status, agent, hint.",
                 labels=["connection", "via", "what"],
             ),
         }
