@@ -134,8 +134,9 @@ class Provider:
     name: str
     #: Makes the source of a connection that is pushed to us.
     webhook: "Callable[[Connection], Source]"
-    #: Signs a payload as the provider would: (payload, secret).
-    sign: Callable[[bytes, bytes], Signed]
+    #: Signs a payload as the provider would, with the connection's first secret. Raises ConfigError
+    #: if that cannot be used.
+    sign: "Callable[[bytes, Connection], Signed]"
     #: Opens what it has of these for a connection by its name.
     stream: "Open[Stream] | None" = None
     records: "Open[Records] | None" = None

@@ -25,7 +25,7 @@ _PLUS, _SLASH, _DOT = b"+/."
 _PADDED_B64_OF_SHA256 = 44
 
 #: Of a Standard Webhooks secret, and of the key in it, in bytes.
-WHSEC = b"whsec_"
+_WHSEC = b"whsec_"
 _LEAST_KEY, _MOST_KEY = 24, 64
 
 #: More digits are no time in seconds.
@@ -222,7 +222,7 @@ def standard_webhooks_key(secret: bytes) -> bytes:
 
     The specification asks for 24 to 64 bytes.
     """
-    text = secret.removeprefix(WHSEC)
+    text = secret.removeprefix(_WHSEC)
     try:
         key = pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except ValueError:
@@ -287,13 +287,11 @@ class StaticToken:
         raise VerificationError("bad_token")
 
 
-def bearer(token: bytes) -> dict[str, str]:
-    """The header that `StaticToken` asks for where it is ``Authorization``.
-
-    Raises ConfigError if it is no secret for this.
-    """
-    (token,) = _usable([token], _token, _STATIC_MEND)
-    return {"authorization": f"Bearer {token.decode()}"}
+def with_static_token(secret: bytes, header: str) -> dict[str, str]:
+    """What `StaticToken` asks for. Raises ConfigError if it is no secret for this."""
+    (token,) = _usable([secret], _token, _STATIC_MEND)
+    scheme = "Bearer " if header.lower() == "authorization" else ""
+    return {header.lower(): f"{scheme}{token.decode()}"}
 
 
 def _token(secret: bytes) -> bytes:

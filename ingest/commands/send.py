@@ -25,14 +25,13 @@ def send_files(
             f"there is no connection {name!r}: known: {', '.join(settings.connections) or 'none'}"
         )
     chosen = settings.connections[name]
-    secret = chosen.signing_secrets()[0]
     sign = PROVIDERS[chosen.provider].sign
     url = to or f"{url_of(settings.receiver)}/webhooks/{name}"
     code = 0
     with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
         for label, payload in _payloads(files):
             try:
-                signed = sign(payload, secret)
+                signed = sign(payload, chosen)
                 answer = client.post(url, content=signed.body, headers=dict(signed.headers))
             except httpx.HTTPError as error:
                 print(f"{label}: {url} does not answer ({type(error).__name__})", file=sys.stderr)

@@ -12,11 +12,13 @@ from ingest.delivery import Delivery, Signed, Verified
 from ingest.errors import ConfigError
 from ingest.fields import BREAKS_TO_SPACES, Fields, read_object
 from ingest.providers.dialgood.assumptions import Assumptions
-from ingest.signing import StaticToken, bearer, signing_headers
+from ingest.signing import StaticToken, signing_headers, with_static_token
 from schemas.event import Event, digest_of_bytes
 
 if TYPE_CHECKING:
     from ingest.settings import Connection
+
+_HEADER = "authorization"
 
 
 class Webhook:
@@ -25,7 +27,7 @@ class Webhook:
     via = "notification"
 
     def __init__(self, secrets: Sequence[bytes], region: str | None) -> None:
-        self._verifier = StaticToken(secrets, b"authorization")
+        self._verifier = StaticToken(secrets, _HEADER.encode())
         self.signing_headers: Sequence[bytes] = self._verifier.kept
         self._is_rotated = len(secrets) > 1
         self._region = region
@@ -74,6 +76,8 @@ def _word(fields: Fields) -> str | None:
     return fields.text("type") or fields.text("event")
 
 
-def sign(payload: bytes, secret: bytes) -> Signed:
+def sign(payload: bytes, connection: "Connection") -> Signed:
     """``payload`` with the secret as a bearer's token. Raises ConfigError if it cannot be one."""
-    return Signed({"content-type": "application/json", **bearer(secret)}, payload)
+    secret, *_ = connection.signing_secrets()
+    token = with_static_token(secret, _HEADER)
+    return Signed({"content-type": "application/json", **token}, payload)

@@ -9,18 +9,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ingest.delivery import Delivery, Signed, Verified
-from ingest.errors import ConfigError
 from ingest.fields import BREAKS_TO_SPACES, read_object
 from ingest.providers.diallink.assumptions import Assumptions
 from ingest.providers.diallink.events import notification_event
 from ingest.signing import (
-    WHSEC,
     StandardWebhooks,
     StaticToken,
     Verifier,
-    bearer,
     sign_standard_webhooks,
     signing_headers,
+    with_static_token,
 )
 from schemas.event import Event
 from schemas.times import now_ms
@@ -79,18 +77,13 @@ class Webhook:
         return (event,)
 
 
-def sign(payload: bytes, secret: bytes) -> Signed:
-    """``payload`` as a new notification of this moment.
-
-    Signed where the secret is one of Standard Webhooks, else with the secret as a bearer's token.
-    Raises ConfigError if it is neither.
-    """
-    headers = {"content-type": "application/json"}
-    try:
+def sign(payload: bytes, connection: "Connection") -> Signed:
+    """``payload`` as a new notification of this moment. Raises ConfigError for a wrong secret."""
+    assumed = Assumptions.of(connection)
+    secret, *_ = connection.signing_secrets()
+    if assumed.notifications == "token":
+        headers = with_static_token(secret, assumed.token_header)
+    else:
         ident = "msg_" + secrets.token_urlsafe(18)
-        headers |= sign_standard_webhooks(payload, secret, ident, now_ms() // 1000)
-    except ConfigError:
-        if secret.startswith(WHSEC):  # it is not for everybody on the way to see
-            raise
-        headers |= bearer(secret)
-    return Signed(headers, payload)
+        headers = sign_standard_webhooks(payload, secret, ident, now_ms() // 1000)
+    return Signed({"content-type": "application/json", **headers}, payload)

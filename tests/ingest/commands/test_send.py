@@ -24,6 +24,11 @@ CONNECTIONS: dict[str, Any] = {
     "line": {"provider": "diallink", "secrets": [LINE_SECRET]},
     "other": {"provider": "diallink", "secrets": [OTHER_SECRET]},
     "quiet": {"provider": "diallink", "secrets": [TOKEN], "assume": {"notifications": "token"}},
+    "named": {
+        "provider": "diallink",
+        "secrets": [TOKEN],
+        "assume": {"notifications": "token", "token_header": "X-Token"},
+    },
     "bots": {"provider": "dialgood", "secrets": [TOKEN], "assume": {"push": "token"}},
 }
 
@@ -70,7 +75,7 @@ def test_each_send_is_a_notification_of_its_own(product: Product, tmp_path: Path
     assert len(after - before) == 2
 
 
-@pytest.mark.parametrize("connection", ["quiet", "bots"])
+@pytest.mark.parametrize("connection", ["quiet", "named", "bots"])
 def test_with_a_token_it_arrives_and_the_token_stays_out_of_sight(
     product: Product, tmp_path: Path, connection: str
 ) -> None:
@@ -141,6 +146,11 @@ def test_secrets_that_cannot_be_used_stop_the_start_with_all_faults(
 ) -> None:
     connections = {
         "line": {"provider": "diallink", "secrets": ["short", LINE_SECRET, "whsec_c2hvcnQ="]},
+        "named": {
+            "provider": "diallink",
+            "secrets": [TOKEN],
+            "assume": {"notifications": "token", "token_header": "X-Token"},
+        },
         "bots": {"provider": "dialgood", "secrets": [TOKEN]},
     }
     product = make_product(settings={"connections": connections})

@@ -24,15 +24,18 @@ OLD_TOKEN = "invented-token-0000"
 RECEIVED_MS = 1_790_000_126_500
 
 
-def webhook(*secrets: str, **assume: object) -> Webhook:
-    connection = Connection.model_validate(
+def connection(*secrets: str, **assume: object) -> Connection:
+    return Connection.model_validate(
         {
             "provider": "dialgood",
             "secrets": list(secrets or [TOKEN]),
             "assume": {"push": "token", **assume},
         }
     )
-    made = PROVIDERS["dialgood"].webhook(connection)
+
+
+def webhook(*secrets: str, **assume: object) -> Webhook:
+    made = PROVIDERS["dialgood"].webhook(connection(*secrets, **assume))
     assert isinstance(made, Webhook)
     return made
 
@@ -197,8 +200,8 @@ def test_anything_else_is_an_event_or_a_reject(body: bytes) -> None:
 
 
 def test_what_we_sign_verifies() -> None:
-    signed = sign(b"{}", TOKEN.encode())
+    signed = sign(b"{}", connection(TOKEN, OLD_TOKEN))
     arrived = delivery(signed.body, **signed.headers)
     assert webhook().verify(arrived) == b"{}"
     with pytest.raises(ConfigError):
-        sign(b"{}", b"short")
+        sign(b"{}", connection("short"))

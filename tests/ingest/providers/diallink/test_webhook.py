@@ -35,15 +35,23 @@ RECEIVED_MS = 1_790_000_126_500
 CALL_ID = "00000000-0000-4000-8000-000000001001"
 
 
-def webhook(**more: Any) -> Webhook:
+def connection(**more: Any) -> Connection:
     settings = {"provider": "diallink", "secrets": [SECRET], "region": "US", **more}
-    made = PROVIDERS["diallink"].webhook(Connection.model_validate(settings))
+    return Connection.model_validate(settings)
+
+
+def webhook(**more: Any) -> Webhook:
+    made = PROVIDERS["diallink"].webhook(connection(**more))
     assert isinstance(made, Webhook)
     return made
 
 
+def token_in(header: str) -> dict[str, Any]:
+    return {"secrets": [TOKEN], "assume": {"notifications": "token", "token_header": header}}
+
+
 def with_token(header: str = "authorization") -> Webhook:
-    return webhook(secrets=[TOKEN], assume={"notifications": "token", "token_header": header})
+    return webhook(**token_in(header))
 
 
 def delivery(
@@ -722,7 +730,7 @@ def test_what_we_sign_is_a_new_notification_of_this_moment() -> None:
     bodies = (b'{"type": "call.started"}', b"\xff no json")
     idents = set()
     for body in bodies:
-        signed = sign(body, SECRET.encode())
+        signed = sign(body, connection(secrets=[SECRET, OLD_SECRET]))
         assert signed.body == body
         arrived = delivery(body, signed.headers, received_ms=now_ms())
         assert webhook().verify(arrived) == body
@@ -731,9 +739,13 @@ def test_what_we_sign_is_a_new_notification_of_this_moment() -> None:
     assert SECRET not in str(signed.headers)
 
 
-def test_what_is_no_secret_of_standard_webhooks_is_a_token() -> None:
-    signed = sign(b"{}", TOKEN.encode())
-    assert with_token().verify(delivery(b"{}", signed.headers)) == b"{}"
-    for secret in (b"whsec_c2hvcnQ=", b"short"):  # the first is meant to sign, not to be shown
+@pytest.mark.parametrize("header", ["authorization", "X-Token"])
+def test_what_we_sign_with_a_token_verifies(header: str) -> None:
+    signed = sign(b"{}", connection(**token_in(header)))
+    assert with_token(header).verify(delivery(b"{}", signed.headers)) == b"{}"
+
+
+def test_a_secret_that_is_none_signs_nothing_and_is_not_shown() -> None:
+    for more in ({"secrets": [TOKEN]}, {**token_in("X-Token"), "secrets": ["short"]}):
         with pytest.raises(ConfigError):
-            sign(b"{}", secret)
+            sign(b"{}", connection(**more))
