@@ -43,8 +43,14 @@ from schemas.times import rfc3339
 #: What has changed is matched after so long.
 MATCH_EVERY_MS = 1_000
 
-#: Or after so long for each entry that had to be looked at the last time.
-_CROWD_MS = 10
+#: In a crowd, where that costs much and there is little to tell calls apart by, after longer.
+_CROWD_MOST_MS = 60_000
+
+
+def _pause_ms(crowd: int) -> int:
+    """From a change to the matching of so many entries; it costs their square, up to a limit."""
+    return max(MATCH_EVERY_MS, min(crowd * crowd // 10, _CROWD_MOST_MS), crowd * 10)
+
 
 #: A verdict names so many candidates at most, the nearest ones.
 MAX_CANDIDATES = 10
@@ -92,7 +98,10 @@ class Entry(Struct, kw_only=True):
     ident: str
     conversation: str
     call_ids: list[str]
+    #: As its first leg to be connected has it.
     call: Candidate
+    #: As its other legs have it.
+    otherwise: list[Candidate] = []
     started_ms: int
     #: None while it runs, and until its ending was pushed or mended.
     end_ms: int | None
@@ -393,8 +402,9 @@ class Pairs:
     def _disturb(self, book: _Book, entries: Iterable[Entry], clock_ms: int) -> None:
         """These have to be matched again, with all that they have to do with."""
         for entry in list(entries):
-            near = [each.crowd for each in book.neighbours(entry.call)]
-            due_ms = clock_ms + max(MATCH_EVERY_MS, _CROWD_MS * max(entry.crowd, *near, 0))
+            near = (each.crowd for each in book.neighbours(entry.call))
+            entry.crowd = max(entry.crowd, *near, 0)
+            due_ms = clock_ms + _pause_ms(entry.crowd)
             if entry.match_ms is None or entry.match_ms > due_ms:
                 entry.match_ms = due_ms
             self._sleep(entry)
@@ -769,7 +779,8 @@ def numbers_of(leg: Leg) -> set[str | None]:
 
 
 def _looks(entry: Entry) -> tuple[Any, ...]:
-    return entry.conversation, entry.call_ids, entry.call, entry.started_ms, entry.end_ms
+    call = entry.call, entry.otherwise, entry.started_ms, entry.end_ms
+    return entry.conversation, entry.call_ids, *call
 
 
 def _place(call: Candidate) -> tuple[Any, ...]:
@@ -795,28 +806,36 @@ def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Ent
             groups[found[0]].append(leg)
     for number, group in sorted(groups.items()):
         ident = f"p/{number}/{name}"
-        first = min(group, key=_order)
-        _, other, inside = _ends(first.truth, book.numbers) or (number, None, None)
         ends = [leg.ended_ms for leg in group if _is_told(leg)]
         known = [end_ms for end_ms in ends if end_ms is not None]
         over = len(known) == len(group)
+        first, *others = (
+            _pushed_call(book, ident, leg, over=over) for leg in sorted(group, key=_order)
+        )
         yield Entry(
             pair=book.setup.name,
             ident=ident,
             conversation=name,
             call_ids=sorted((leg.call_id for leg in group), key=by_size),
-            call=Candidate(
-                id=ident,
-                start_ms=_clock(first.truth, book.setup),
-                duration_ms=_length_ms(first.truth, book.setup) if over else None,
-                agent_number=number,
-                other_number=other,
-                direction=_direction(first.truth),
-                agent_inside=inside,
-            ),
+            call=first,
+            otherwise=others,
             started_ms=min(leg.truth.started_ms or leg.first_at_ms for leg in group),
             end_ms=max(known) if over else None,
         )
+
+
+def _pushed_call(book: _Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
+    side = leg.truth
+    number, other, inside = _ends(side, book.numbers) or (None, None, None)
+    return Candidate(
+        id=ident,
+        start_ms=_clock(side, book.setup),
+        duration_ms=_length_ms(side, book.setup) if over else None,
+        agent_number=number,
+        other_number=other,
+        direction=_direction(side),
+        agent_inside=inside,
+    )
 
 
 def _recorded_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
@@ -924,14 +943,33 @@ def _total_ms(side: Side) -> int | None:
 
 def _edge(book: _Book, one: Entry, other: Entry) -> Edge:
     pushed, recorded = (one, other) if one.is_pushed else (other, one)
-    return compare(pushed.call, recorded.call, book.setup.rules)
+    rules = book.setup.rules
+    return compare(_likely(pushed, [recorded.call], rules), recorded.call, rules)
+
+
+def _likely(entry: Entry, recorded: Sequence[Candidate], rules: PairRules) -> Candidate:
+    """The leg of it that is nearest to any of the records."""
+    calls = [entry.call, *entry.otherwise]
+    if len(calls) == 1 or len(calls) * len(recorded) > _MOST_LEGS:
+        return entry.call
+    edges = [
+        (not edge.passes, edge.cost_ms, place)
+        for place, call in enumerate(calls)
+        for edge in (compare(call, record, rules) for record in recorded)
+    ]
+    return calls[min(edges)[2]] if edges else entry.call
+
+
+#: If there are more legs and records to be compared, the first leg stands for its call.
+_MOST_LEGS = 1_000
 
 
 def _fates(book: _Book, entries: Sequence[Entry]) -> dict[str, Fate]:
     """What becomes of each of those that have to do with each other."""
-    pushed = [entry.call for entry in entries if entry.is_pushed]
     recorded = [entry.call for entry in entries if not entry.is_pushed]
-    pairing = pair(pushed, recorded, book.setup.rules)
+    rules = book.setup.rules
+    pushed = [_likely(entry, recorded, rules) for entry in entries if entry.is_pushed]
+    pairing = pair(pushed, recorded, rules)
 
     def runs(idents: Iterable[str]) -> bool:
         return any(book.entries[ident].end_ms is None for ident in idents)
