@@ -98,6 +98,18 @@ class CallRecords(Records, Protocol):
         ...
 
 
+@runtime_checkable
+class RecordingRecords(Records, Protocol):
+    """The same where recordings are a list of their own."""
+
+    def recordings(self, from_ms: int, to_ms: int, via: str) -> AsyncIterator[Sequence[Event]]:
+        """``call.recording_ready`` of those that have changed in [from, to), a page at a time.
+
+        Others may be among them.
+        """
+        ...
+
+
 class AgentRecords(Records, Protocol):
     """The same where a provider keeps its records by agent: they are read agent by agent."""
 

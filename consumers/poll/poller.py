@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
 
 import msgspec
 import orjson
@@ -32,7 +31,7 @@ from consumers.poll.loops import (
 from consumers.poll.seen import CALLS, UNSURE, Seen
 from consumers.poll.windows import Gap, Plan, Window
 from ingest.api import ApiError
-from ingest.delivery import CallRecords, Records
+from ingest.delivery import CallRecords, RecordingRecords, Records
 from ingest.eventlog.log import Publisher
 from ingest.metrics import POLL_GAPS_OPEN, POLL_WATERMARK_AGE_SECONDS
 from ingest.providers import PROVIDERS
@@ -51,6 +50,9 @@ ARTEFACT_DELAYS_S = (60.0, 300.0, 1800.0, 6 * 3600.0, DAY_S)
 
 #: How many sweeps we know that we have those of a call.
 _KEEP_SWEEPS = 8
+
+#: What is read window by window, as calls are; also the name of its checkpoint.
+RECORDINGS = "recordings"
 
 #: What is fetched call by call.
 ARTEFACTS = ("transcripts", "recaps")
@@ -98,15 +100,18 @@ class Poller:
         self._storing = Storing(self.name, publisher)
         #: A page is compared, stored and remembered before the next one is compared.
         self._taking = asyncio.Lock()
-        checkpoint = job.checkpoint(SOURCE) or {}
-        self._mark: str | None = checkpoint.get("cache")
-        self._plan = Plan(
-            self._poll,
-            whole(checkpoint, "watermark_ms"),
-            whole(checkpoint, "swept_ms"),
-            slice_ms=PROVIDERS[connection.provider].slice_ms,
-        )
-        self._sweep_turn = 0
+        self._mark: str | None = (job.checkpoint(SOURCE) or {}).get("cache")
+        self._slice_ms = PROVIDERS[connection.provider].slice_ms
+        self._plan = self._plan_of(SOURCE)
+        self._recordings_plan = self._plan_of(RECORDINGS)
+        #: The turn of the sweep that is under way, of each of the two.
+        self._sweep_turn = self._recordings_turn = 0
+
+    def _plan_of(self, source: str) -> Plan:
+        """It goes on where its last checkpoint was."""
+        checkpoint = self._job.checkpoint(source) or {}
+        marks = (whole(checkpoint, name) for name in ("watermark_ms", "swept_ms"))
+        return Plan(self._poll, *marks, slice_ms=self._slice_ms)
 
     def troubles(self) -> Sequence[str]:
         return self._loops.troubles()
@@ -128,7 +133,7 @@ class Poller:
         what: str
         for what in self._poll.also:
             read = self._read_artefact if what in ARTEFACTS else self._read_list
-            loops[what] = partial(read, what)
+            loops[what] = self._read_recordings if what == RECORDINGS else partial(read, what)
         if self._hints is not None:
             loops[HINTS] = self._read_hint
         try:
@@ -207,12 +212,7 @@ class Poller:
         self._sweep_turn = 0
 
     async def _save(self) -> None:
-        checkpoint: dict[str, Any] = {"cache": self._seen.mark}
-        if self._plan.watermark_ms is not None:
-            checkpoint["watermark_ms"] = self._plan.watermark_ms
-        if self._plan.swept_ms is not None:
-            checkpoint["swept_ms"] = self._plan.swept_ms
-        await self._job.save(SOURCE, checkpoint)
+        await self._job.save(SOURCE, {"cache": self._seen.mark, **_marks(self._plan)})
 
     def _watermark_age_s(self) -> float:
         mark_ms = self._plan.watermark_ms
@@ -278,12 +278,33 @@ class Poller:
             self._seen.fetched(what, call_id)
         return 0.0
 
+    async def _read_recordings(self, records: Records) -> float:
+        """Read the next window of these, if one is due."""
+        if not isinstance(records, RecordingRecords):
+            return NEVER
+        plan = self._recordings_plan
+        window = plan.next(now_ms(), time.monotonic(), ())
+        if not isinstance(window, Window):
+            return window
+        if window.kind == "sweep" and self._recordings_turn == 0:
+            self._recordings_turn = self._seen.begin(RECORDINGS)
+        async with closing_pages(records.recordings(window.from_ms, window.to_ms, VIA)) as pages:
+            async for page in pages:
+                await self._storing.page(RECORDINGS, page, self._seen.fresh(RECORDINGS, page))
+                self._seen.remember(RECORDINGS, page)
+        plan.done(window, time.monotonic())
+        if window.kind == "sweep" and window.last:
+            # What was not in this sweep lies behind its window for good.
+            self._seen.forget_before(RECORDINGS, self._recordings_turn)
+            self._recordings_turn = 0
+        await self._storing.patiently(partial(self._job.save, RECORDINGS, _marks(plan)))
+        return 0.0
+
     async def _read_list(self, what: str, records: Records) -> float:
         """Go through a list once, if it is due."""
         every_s = {
             "directory": DAY_S,
             "duty_status": self._poll.every_s,
-            "recordings": self._poll.every_s,
         }.get(what, self._poll.sweep_every_s)
         if self._seen.missed(what):  # look again soon
             every_s = min(every_s, self._poll.every_s)
@@ -327,6 +348,12 @@ class Poller:
         ]
         await self._storing.page(what, events, events)
         self._seen.forget(what, [key for key, _ in gone])
+
+
+def _marks(plan: Plan) -> dict[str, int]:
+    """How far it is, for a checkpoint."""
+    marks = {"watermark_ms": plan.watermark_ms, "swept_ms": plan.swept_ms}
+    return {name: mark for name, mark in marks.items() if mark is not None}
 
 
 def was_recorded(event: Event) -> bool:

@@ -64,7 +64,6 @@ class DialLinkRecords:
         """``now``: our clock, milliseconds since 1970."""
         self._name = name
         self._region = connection.region
-        self._recordings_s = connection.poll.sweep_overlap_s
         self._assumed = Assumptions.of(connection)
         self._api = api
         self._now = now
@@ -74,7 +73,6 @@ class DialLinkRecords:
         self._also: Mapping[str, Callable[[str], AsyncIterator[_Page]]] = {
             "contacts": self._contacts,
             "directory": self._directory,
-            "recordings": self._recordings,
         }
 
     async def calls(self, from_ms: int, to_ms: int, via: str) -> AsyncIterator[_Page]:
@@ -105,14 +103,18 @@ class DialLinkRecords:
         more. Since what goes while the list is read can hide another, that one is missing says
         nothing until it is missing again.
         ``directory``: the users, without their numbers, which no list tells.
-        ``recordings``: ``call.recording_ready`` of those that have changed in the last
-        `sweep_overlap_s`, whatever was read before: whoever publishes them knows those of the
-        reading before, and forgets what is not in the next one, so every reading has to reach
-        equally far back. That is a request for each hundred of them. A change that nobody reads for
-        longer than that is not found again, but for the id of the recording, which is in the call's
-        own record.
         """
         return self._also[what](via)
+
+    async def recordings(self, from_ms: int, to_ms: int, via: str) -> AsyncIterator[_Page]:
+        """``call.recording_ready`` of those that have changed since ``from_ms``.
+
+        As for `calls`: where DialLink lists no changes, of those that began since then.
+        """
+        names = self._assumed.recording_fields
+        read = partial(recording_ready, names=names)
+        async for items in self._since(_RECORDINGS, names, max(0, from_ms)):
+            yield self._reading(via).events(items, read)
 
     async def call(self, call_id: str, via: str) -> _Page:
         """``call.recorded`` of one call as it stands now; none if there is no such call."""
@@ -128,13 +130,6 @@ class DialLinkRecords:
             return ()
         read = partial(call_recorded, names=names, call_id=call_id)
         return self._reading(via).events([item], read)
-
-    async def _recordings(self, via: str) -> AsyncIterator[_Page]:
-        names = self._assumed.recording_fields
-        since_ms = max(0, self._now() - round(self._recordings_s * 1000))
-        read = partial(recording_ready, names=names)
-        async for items in self._since(_RECORDINGS, names, since_ms):
-            yield self._reading(via).events(items, read)
 
     async def _contacts(self, via: str) -> AsyncIterator[_Page]:
         async for items in self._api.all(_CONTACTS):

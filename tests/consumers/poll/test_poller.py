@@ -483,6 +483,68 @@ async def lists_once(path: Path, records: FakeRecords, job: FakeJob, what: str) 
     seen.close()
 
 
+class FakeRecordings(FakeRecords):
+    """Recordings by the time of their change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed: list[tuple[int, int]] = []
+        #: Since when those were asked for that have changed.
+        self.since: list[int] = []
+
+    async def recordings(self, from_ms: int, to_ms: int, via: str) -> AsyncIterator[list[Event]]:
+        self.since.append(from_ms)
+        self._fail("recordings")
+        for ident, changed_ms in self.changed:
+            if changed_ms >= from_ms:
+                event = Call(ident, changed_ms, changed_ms).event(via)
+                event.type = "dialstream.call.recording_ready"
+                event.id = f"fake:acme:recording_ready:{ident}:{ident:016x}"
+                yield [event]
+
+
+async def test_recordings_are_read_as_far_back_as_calls_and_told_once(tmp_path: Path) -> None:
+    records, job, now = FakeRecordings(), FakeJob(), now_ms()
+    seen = Seen.open(tmp_path / "poll" / "acme.sqlite")
+    day_ms = 24 * HOUR_MS
+    # Two within the first read, one of them within the near pass; and one from before.
+    records.changed = [(1, now - 20 * HOUR_MS), (2, now - HOUR_MS), (3, now - 2 * day_ms)]
+    also: dict[str, Any] = {
+        "also": ("recordings",),
+        "overlap_s": 7200.0,
+        "sweep_overlap_s": 86_400.0,
+    }
+
+    def near(since_ms: int, hours: float) -> bool:
+        """Give or take the time that the test takes."""
+        return abs(now - since_ms - hours * HOUR_MS) < HOUR_MS / 2
+
+    async with open_journal(tmp_path) as journal:
+        async with running(poller(records, job, journal, seen, **also)):
+            await until(lambda: len(records.since) >= 4)
+        assert near(records.since[0], 24)
+        assert all(near(since_ms, 2) for since_ms in records.since[1:])
+        told = [e["id"].split(":")[3] for e in await events_on(tmp_path)]
+        assert sorted(told) == ["1", "2"]
+
+        # A process that comes back a week later, or another one, begins where this one was.
+        for name in ("watermark_ms", "swept_ms"):
+            job.saved["recordings"] = {**job.saved["recordings"], name: now - 7 * day_ms}
+        records.since.clear()
+        records.broken["recordings"] = ApiError("unavailable")
+        async with running(poller(records, job, journal, seen, **also)):
+            await until(lambda: len(records.since) >= 2)
+            assert job.saved["recordings"]["watermark_ms"] == now - 7 * day_ms
+            del records.broken["recordings"]
+            await until(lambda: job.saved["recordings"]["swept_ms"] > now - HOUR_MS)
+            await until(lambda: near(records.since[-1], 2))
+        assert near(records.since[0], 7 * 24 + 2)
+        # What the near pass has not read was not forgotten, nor told again by the sweep.
+        told = [e["id"].split(":")[3] for e in await events_on(tmp_path)]
+        assert sorted(told) == ["1", "2", "3"]
+    seen.close()
+
+
 async def test_contacts_are_compared_with_what_was_listed(tmp_path: Path) -> None:
     records, job = FakeRecords(), FakeJob()
 
