@@ -284,6 +284,17 @@ def budgets_of(
     return budgets
 
 
+#: The same.
+_REMEMBERED: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, dict[str, Any]]] = (
+    WeakKeyDictionary()
+)
+
+
+def remembered(name: str) -> dict[str, Any]:
+    """What a provider's module wants to know of a connection for as long as the process lives."""
+    return _REMEMBERED.setdefault(asyncio.get_running_loop(), {}).setdefault(name, {})
+
+
 # Calls
 
 

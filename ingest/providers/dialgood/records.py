@@ -3,17 +3,15 @@
 https://apidocs.dialgood.com/partner-api-2171894m0
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Literal
-from weakref import WeakKeyDictionary
 
 import structlog
 
-from ingest.api import ApiError
+from ingest.api import ApiError, remembered
 from ingest.delivery import DAY_MS
 from ingest.errors import UnreadableError
 from ingest.fields import Fields
@@ -39,8 +37,8 @@ _Page = Sequence[Event]
 _Pages = AsyncIterator[_Page]
 _Unit = Literal["ms", "s"]
 
-#: By event loop, of which a process has one: connection → the unit that was found for it.
-_FOUND: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Unit]] = WeakKeyDictionary()
+#: What was found out of the unit of times stands under it.
+_UNIT = "dialgood time unit"
 
 
 class DialgoodRecords:
@@ -83,7 +81,7 @@ class DialgoodRecords:
         any more.
         """
         from_ms = max(0, from_ms)
-        unit = self._unit or self._found.get(self._name)
+        unit = self._unit or remembered(self._name).get(_UNIT)
         if unit is not None:
             async for page in self._call_logs(agent_id, from_ms, to_ms, unit, via):
                 yield page
@@ -93,16 +91,16 @@ class DialgoodRecords:
         # more request a window, until the first call of the whole account.
         async for page in self._call_logs(agent_id, from_ms, to_ms, "ms", via):
             if _has_calls_of(page, from_ms, to_ms):
-                self._found.setdefault(self._name, "ms")
+                remembered(self._name).setdefault(_UNIT, "ms")
             yield page
-        if self._found.get(self._name) == "ms":
+        if remembered(self._name).get(_UNIT) == "ms":
             return
         async for page in self._call_logs(agent_id, from_ms, to_ms, "s", via):
-            if self._found.get(self._name) != "s":
+            if remembered(self._name).get(_UNIT) != "s":
                 # In milliseconds this window is a day in 1970: what was made then proves nothing.
                 if not _has_calls_of(page, from_ms, to_ms):
                     return
-                self._found[self._name] = "s"
+                remembered(self._name)[_UNIT] = "s"
                 log.info("time_unit_found", connection=self._name, unit="s")
             yield page
 
@@ -154,10 +152,6 @@ class DialgoodRecords:
         read = partial(call_recorded, agent_id=agent_id, words=self._words)
         async for items in self._api.call_logs(agent_id, *bounds):
             yield self._reading(via).events(items, read)
-
-    @property
-    def _found(self) -> dict[str, _Unit]:
-        return _FOUND.setdefault(asyncio.get_running_loop(), {})
 
     def _reading(self, via: str) -> Reading:
         return Reading("dialgood", self._name, self._region, via, self._now())
