@@ -82,21 +82,22 @@ def ledger_row(
     Times and lengths are those of the provider's record where there is one, states those of the
     pushes.
     """
-    legs = sorted(
-        legs, key=lambda leg: (leg.truth.started_ms or leg.first_at_ms, by_size(leg.call_id))
-    )
+    if len(legs) > 1:
+        legs = sorted(
+            legs, key=lambda leg: (leg.truth.started_ms or leg.first_at_ms, by_size(leg.call_id))
+        )
     sides = [leg.truth for leg in legs]
-    over = all(side.settled for side in sides)
-    ended_ms = _greatest(side.ended_ms for side in sides) if over else None
-    started_ms = _least(side.started_ms for side in sides)
-    connected_ms = _least(side.connected_ms for side in sides)
+    over = all([side.settled for side in sides])
+    ended_ms = _greatest([side.ended_ms for side in sides]) if over else None
+    started_ms = _least([side.started_ms for side in sides])
+    connected_ms = _least([side.connected_ms for side in sides])
     direction = next((s.direction for s in sides if s.direction != "unknown"), "unknown")
     external = next((s.external for s in sides if s.external != NOBODY), NOBODY)
-    settled_ms = _greatest(leg.ended_ms for leg in legs)
+    settled_ms = _greatest([leg.ended_ms for leg in legs])
     total_s = None
     if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
         total_s = (ended_ms - started_ms) / 1000
-    facts = [fact for leg in legs for fact in leg.facts]
+    facts = [fact for leg in legs for fact in leg.telling]
     return {
         "conversation_id": name,
         "call_ids": [leg.call_id for leg in legs],
@@ -117,13 +118,13 @@ def ledger_row(
         "verdicts": sorted({*verdicts, *(leg.verdicts[-1].id for leg in legs if leg.verdicts)}),
         "counterparts": [
             {"connection": each.connection, "call_id": each.call_id}
-            for each in sorted(set(counterparts))
+            for each in (sorted(set(counterparts)) if counterparts else ())
         ],
         "seen_by": [
             {"connection": connection, "via": via}
-            for connection, via in sorted({seen for leg in legs for seen in leg.seen_by})
+            for connection, via in sorted(set().union(*[leg.seen_by for leg in legs]))
         ],
-        "merged_from": sorted(merged_from, key=by_size),
+        "merged_from": sorted(merged_from, key=by_size) if merged_from else [],
         "complete": over and settled_ms is not None and clock_ms >= settled_ms + settle_ms,
     }
 
@@ -150,6 +151,8 @@ _OUTCOMES = (
 
 
 def _outcome(sides: Sequence[Side]) -> str | None:
+    if len(sides) == 1:
+        return sides[0].outcome
     found = {side.outcome for side in sides}
     return next((outcome for outcome in _OUTCOMES if outcome in found), None)
 
@@ -159,11 +162,13 @@ def _talk_s(sides: Sequence[Side]) -> float | None:
     people = [s.talk_duration_s for s in sides if s.target.kind == "user" and s.talk_duration_s]
     if people:
         return round(sum(people), 3)
-    return _greatest(side.talk_duration_s for side in sides)
+    return _greatest([side.talk_duration_s for side in sides])
 
 
 def _recordings(facts: Sequence[CallFact]) -> list[Any]:
     """Each recording once, as it was told last."""
+    if not facts:
+        return []
     found: dict[str, Any] = {}
     having = [fact for fact in facts if fact.call.recordings]
     for fact in sorted(having, key=lambda fact: (fact.time_ms, fact.id)):
@@ -195,8 +200,8 @@ def _time(ms: int | None) -> str | None:
 
 
 def _least(values: Iterable[N | None]) -> N | None:
-    return min((value for value in values if value is not None), default=None)
+    return min([value for value in values if value is not None], default=None)
 
 
 def _greatest(values: Iterable[N | None]) -> N | None:
-    return max((value for value in values if value is not None), default=None)
+    return max([value for value in values if value is not None], default=None)

@@ -90,6 +90,12 @@ class CallFact(Struct, gc=False, kw_only=True):
         """Whether it is the provider's own entry for the call, and no push."""
         return self.what == "recorded"
 
+    @property
+    def is_beside(self) -> bool:
+        """Whether it tells of recordings, or of what was said in the call."""
+        call = self.call
+        return bool(call.recordings or call.voicemail or call.transcript or call.recap)
+
 
 class Mark(Struct, gc=False, kw_only=True):
     """How far a connection's own records have been read."""

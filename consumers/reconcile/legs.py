@@ -171,8 +171,10 @@ class Leg(Struct, kw_only=True, dict=True):
 
         Endings that were published in the place of lost ones count as pushes.
         """
-        facts = [fact for fact in self.facts if is_push(fact) or fact.id.endswith(BACKFILLED)]
-        push, record = _merged(facts) if facts else None, self.recorded
+        push, record = self.pushed, self.recorded
+        if self.mended or any([fact.via == "backfill" for fact in self.facts]):
+            facts = [fact for fact in self.facts if is_push(fact) or fact.id.endswith(BACKFILLED)]
+            push = _merged(facts) if facts else None
         if push is None or record is None or not record.settled:
             return push or record or Side()
         taken = copy(push)
@@ -217,6 +219,11 @@ class Leg(Struct, kw_only=True, dict=True):
     def seen_by(self) -> set[tuple[str, str]]:
         """Connection and channel of everything that was heard of it."""
         return {(fact.connection, fact.via) for fact in self.facts}
+
+    @cached_property
+    def telling(self) -> Sequence[CallFact]:
+        """The facts that tell of what is beside the call: recordings, transcripts, …"""
+        return [fact for fact in self.facts if fact.is_beside]
 
     @cached_property
     def flags(self) -> Sequence[str]:
@@ -264,8 +271,9 @@ def _merged(facts: Sequence[CallFact]) -> Side:
     An ending counts as later than what is no ending, whatever its clock says; an artefact does
     not know better than what was told of the call itself.
     """
-    side = _side(facts[0])
-    if len(facts) > 1:
+    if len(facts) == 1:
+        side = _side(facts[0])
+    else:
         first, *others = sorted(facts, key=_rank)
         side = _side(first)
         for fact in others:
@@ -273,9 +281,9 @@ def _merged(facts: Sequence[CallFact]) -> Side:
     endings = [fact for fact in facts if _ends(fact)]
     if endings:
         side.settled = True
-        side.settled_at_ms = min(fact.at_ms for fact in endings)
+        side.settled_at_ms = min([fact.at_ms for fact in endings])
         if side.ended_ms is None:
-            side.ended_ms = max(fact.time_ms for fact in endings)
+            side.ended_ms = max([fact.time_ms for fact in endings])
     return side
 
 
