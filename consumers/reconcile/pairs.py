@@ -49,7 +49,7 @@ _CROWD_MOST_MS = 60_000
 
 def _pause_ms(crowd: int) -> int:
     """From a change to the matching of so many entries; it costs their square, up to a limit."""
-    return max(MATCH_EVERY_MS, min(crowd * crowd // 10, _CROWD_MOST_MS), crowd * 10)
+    return max(MATCH_EVERY_MS, min(crowd * crowd // 2, _CROWD_MOST_MS), crowd * 10)
 
 
 #: A verdict names so many candidates at most, the nearest ones.

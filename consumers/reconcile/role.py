@@ -7,7 +7,7 @@ file in which it stands together with how far the log was read, so a crash repea
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,7 +17,9 @@ import structlog
 
 from consumers.reconcile.core import Core
 from consumers.reconcile.facts import LATE_MS, TOPICS, Fact, read_fact
+from consumers.reconcile.matching import PairRules
 from consumers.reconcile.order import SKEW_MS, Order
+from consumers.reconcile.pairs import PairSetup
 from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.errors import ConfigError, PublishError
@@ -93,10 +95,46 @@ def judged_connections(settings: Settings) -> dict[str, int]:
     }
 
 
+def components(settings: Settings) -> dict[str, list[str]]:
+    """Connections that pairs join, directly or not, by their smallest name: where they are at home.
+
+    Each is in one; most are by themselves.
+    """
+    found = {name: {name} for name in reconciled_connections(settings)}
+    for each in settings.reconcile.pairs:
+        joined = found.get(each.pushed, {each.pushed}) | found.get(each.recorded, {each.recorded})
+        found |= dict.fromkeys(joined, joined)
+    return {min(names): sorted(names) for names in found.values()}
+
+
+def pairs_of(settings: Settings, names: Collection[str]) -> list[PairSetup]:
+    """The pairs of these connections."""
+    common = settings.reconcile
+    return [
+        PairSetup(
+            pushed=each.pushed,
+            recorded=each.recorded,
+            numbers=frozenset(each.numbers),
+            rules=PairRules(
+                gate_ms=round(each.gate_s * 1000),
+                ambiguity_margin_ms=round(each.ambiguity_margin_s * 1000),
+                start_tolerance_ms=round(common.start_tolerance_s * 1000),
+                duration_tolerance_ms=round(common.duration_tolerance_s * 1000),
+                duration_tolerance_ratio=common.duration_tolerance_ratio,
+            ),
+            from_end=each.recorded_start == "end",
+            from_connect=each.recorded_duration == "connected",
+            overlap_ms=round(settings.connections[each.recorded].poll.overlap_s * 1000),
+        )
+        for each in common.pairs
+        if each.pushed in names
+    ]
+
+
 def is_on(settings: Settings) -> bool:
     """Whether the role is configured."""
     if settings.reconcile.enabled is None:
-        return bool(judged_connections(settings))
+        return bool(judged_connections(settings) or settings.reconcile.pairs)
     return settings.reconcile.enabled
 
 
@@ -110,6 +148,7 @@ async def reconcile_alone(settings: Settings, stopping: Stopping) -> None:
     if not is_on(settings):
         raise ConfigError(
             "connections: none is both pushed and read back: set secrets and api_key_file of one, "
+            "or say with [[reconcile.pairs]] which see the same calls, "
             "or reconcile.enabled = true to keep the ledger all the same"
         )
     async with open_standby_service(settings, ROLE, stopping) as service:
@@ -122,8 +161,8 @@ async def reconcile(service: Service) -> None:
     async def run(job: Job) -> None:
         await _Reconciler(service, job).run()
 
-    names = reconciled_connections(service.settings)
-    sharing = asyncio.create_task(share_work(service, _WORK, names, run))
+    homes = list(components(service.settings))
+    sharing = asyncio.create_task(share_work(service, _WORK, homes, run))
     try:
         service.started(ROLE)
         stopping = asyncio.create_task(service.stopping.wait())
@@ -137,13 +176,15 @@ async def reconcile(service: Service) -> None:
 
 
 class _Reconciler:
-    """One connection while it is ours."""
+    """Connections that have to do with each other, while they are ours."""
 
     def __init__(self, service: Service, job: Job) -> None:
         self._service = service
         self._job = job
         self._name = job.connection
-        self._prefix = f"{job.connection}/".encode()
+        self._connections = components(service.settings)[job.connection]
+        self._pairs = pairs_of(service.settings, self._connections)
+        self._prefixes = tuple(f"{name}/".encode() for name in self._connections)
         self._order = Order()
 
     async def run(self) -> None:
@@ -151,8 +192,10 @@ class _Reconciler:
         path = state_path(settings.eventlog.path, self._name)
         state = await asyncio.to_thread(State.open, path)
         checkpoint = self._job.checkpoint(SOURCE) or {}
-        if not checkpoint or state.note("mark") != checkpoint.get("cache"):
-            # It belongs to another log, or somebody else has gone on meanwhile.
+        is_ours = bool(checkpoint) and state.note("mark") == checkpoint.get("cache")
+        if not is_ours or state.note("about") != self._about():
+            # It belongs to another log, somebody else has gone on meanwhile, or it lacks what is
+            # asked for since.
             state.close()
             await asyncio.to_thread(State.remove, path)
             state = await asyncio.to_thread(State.open, path)
@@ -176,8 +219,14 @@ class _Reconciler:
         # In the checkpoint first: a state that nobody knows of is not believed.
         await self._patiently_save({"cache": mark, "since_ms": first_ms})
         state.set_note("mark", mark)
+        state.set_note("about", self._about())
         since = self._service.settings.reconcile.since
         return first_ms if since is None else round(since.timestamp() * 1000)
+
+    def _about(self) -> list[Any]:
+        """Which facts have come into the state."""
+        pairs = [[each.pushed, each.recorded, *sorted(each.numbers)] for each in self._pairs]
+        return [self._connections, pairs]
 
     def _from_ms(self, state: State) -> int:
         """From where the log is read that nobody has read for us yet."""
@@ -189,8 +238,9 @@ class _Reconciler:
         core = Core(
             state,
             rules_of(settings.reconcile),
-            connections=[self._name],
-            judged={self._name: judged[self._name]} if self._name in judged else {},
+            connections=self._connections,
+            judged={name: judged[name] for name in self._connections if name in judged},
+            pairs=self._pairs,
             since_ms=since_ms,
             window_ms=self._window_ms,
         )
@@ -231,7 +281,7 @@ class _Reconciler:
             RECONCILE_BEHIND_SECONDS.remove(self._name)
 
     def _fact(self, stored: StoredRecord) -> Fact | None:
-        if not stored.key.startswith(self._prefix):
+        if not stored.key.startswith(self._prefixes):
             return None
         try:
             return read_fact(stored)
@@ -314,13 +364,13 @@ class _Reconciler:
             what = event["type"].removeprefix("dialstream.")
             data = event["data"]
             if what.startswith("verdict."):
-                VERDICTS.labels(self._name, data["verdict"]).inc()
+                VERDICTS.labels(event["connection"], data["verdict"]).inc()
                 continue
             if data["figure"] is not None:
-                COMPLETENESS.labels(self._name).set(data["figure"])
+                COMPLETENESS.labels(event["connection"]).set(data["figure"])
             log.info(
                 "completeness",
-                connection=self._name,
+                connection=event["connection"],
                 hour=data["hour"],
                 n=data["n"],
                 pushed=data["pushed"],

@@ -343,7 +343,11 @@ def test_a_record_whose_clock_is_the_making_of_its_row_is_compared_with_the_end(
 
 
 def test_the_whole_length_is_compared_where_the_record_counts_all_of_it() -> None:
-    facts: list[Fact] = [AGENT, pushed("100", T0), recorded("r1", T0, T0 + MINUTE, length_ms=2 * MINUTE)]
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, T0 + MINUTE, length_ms=2 * MINUTE),
+    ]
     whole = pair_core(setup={"from_connect": False})
     assert told(history(whole, facts)) == [("100", "matched", 1, None)]
     assert told(history(pair_core(), facts)) == [("100", "mismatch", 1, "connected_duration_s")]
@@ -462,7 +466,11 @@ def test_agents_that_become_known_late_have_their_calls_judged_all_the_same() ->
 
 
 def test_calls_from_before_are_not_judged() -> None:
-    facts: list[Fact] = [AGENT, recorded("r1", T0, T0 + MINUTE), recorded("r2", T0 + HOUR, T0 + HOUR)]
+    facts: list[Fact] = [
+        AGENT,
+        recorded("r1", T0, T0 + MINUTE),
+        recorded("r2", T0 + HOUR, T0 + HOUR),
+    ]
     out = history(pair_core(since_ms=T0), facts)
     assert told(out) == [("r2", "push_missing", 1, "never_pushed")]
 
@@ -624,7 +632,12 @@ def test_every_call_has_one_verdict_in_the_end_and_no_record_is_two_calls(
 
 def test_rules_of_a_pair_are_its_own() -> None:
     tight = {"rules": PairRules(gate_ms=100)}
-    facts: list[Fact] = [AGENT, pushed("100", T0), recorded("r1", T0, T0 + MINUTE), read(T0, T0 + HOUR)]
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, T0 + MINUTE),
+        read(T0, T0 + HOUR),
+    ]
     assert [each[:2] for each in told(history(pair_core(setup=tight), facts))] == [
         ("r1", "push_missing"),
         ("100", "record_missing"),
