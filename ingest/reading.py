@@ -9,6 +9,7 @@ from typing import Any
 
 from ingest.errors import UnreadableError
 from ingest.fields import BREAKS_TO_SPACES, Fields, read_object
+from ingest.numbers import is_withheld, normalize_number
 from ingest.rejects import reject_event
 from schemas.event import Event, id_part
 from schemas.times import minute
@@ -18,6 +19,16 @@ def nobody() -> dict[str, Any]:
     """`schemas.base.Party` of whom nothing is known."""
     nothing = ("kind", "id", "name", "email", "number", "number_raw")
     return {**dict.fromkeys(nothing), "withheld": False}
+
+
+def party_by_number(fields: Fields, key: str) -> dict[str, Any]:
+    """The same of whom only the number is known."""
+    raw = fields.text(key)
+    if raw is None:
+        return nobody()
+    withheld = is_withheld(raw)
+    number = None if withheld else normalize_number(raw, fields.region)
+    return {**nobody(), "number": number, "number_raw": raw, "withheld": withheld}
 
 
 def unknown_call(call_id: str, state: str) -> dict[str, Any]:

@@ -5,8 +5,6 @@ https://apidocs.dialgood.com/partner-api-2171894m0
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from ingest.errors import UnreadableError
 from ingest.fields import Fields, time_text
@@ -23,15 +21,12 @@ from ingest.providers.dialgood.tables import (
     RECORD_FIELDS,
     VERSION_FIELDS,
 )
-from ingest.reading import Reading, nobody, unknown_call
+from ingest.reading import Reading, nobody, party_by_number, unknown_call
 from schemas.call import CallState, Direction, Outcome
 from schemas.event import Event, digest
 from schemas.times import LAST_MS
 
 UNKNOWN = "unknown"
-
-#: Longer texts are no instants.
-_LONGEST_TIME = 40
 
 #: Of an agent: every write of anything moves these.
 _CLOCKS_OF_AGENTS = frozenset({"updated_at", "__v"})
@@ -63,21 +58,21 @@ def call_recorded(reading: Reading, fields: Fields, agent_id: str, words: CallWo
         fields.surprises.append(("agent", "botId"))
     call = fields.object("data")
     call.note_unknown(CALL_FIELDS)
-    started_ms = instant_ms(fields, "created_at")
+    started_ms = fields.instant_ms("created_at")
     call_id = _call_id(fields, call, started_ms)
 
     direction = _direction(call)
     status = call.text("callStatus")
     outcome = _outcome(status, direction, words, call)
     # A call that still runs has no length yet.
-    duration_s = _seconds(call, "callDuration")
+    duration_s = call.seconds("callDuration")
     if outcome is None:
         duration_s = None
     ended_ms = None
     if words.from_start:
         ended_ms = _after(started_ms, duration_s)
 
-    caller, called = _party(call, "from"), _party(call, "to")
+    caller, called = party_by_number(call, "from"), party_by_number(call, "to")
     internal, external = nobody(), nobody()
     if direction == Direction.INBOUND.value:
         internal, external = called, caller
@@ -166,22 +161,6 @@ def agent_versioned(reading: Reading, fields: Fields, agent_id: str) -> Event:
     return event
 
 
-def instant_ms(fields: Fields, key: str) -> int | None:
-    """An instant in milliseconds since 1970, from ISO 8601; UTC without a zone (`tz` asks so)."""
-    value = fields.value.get(key)
-    if type(value) is str and "T" in value and len(value) <= _LONGEST_TIME:
-        try:
-            instant = datetime.fromisoformat(value)
-            if instant.tzinfo is None:
-                instant = instant.replace(tzinfo=UTC)
-            ms = round(instant.timestamp() * 1000)
-        except (ValueError, OverflowError):
-            ms = 0
-        if 0 < ms <= LAST_MS:
-            return ms
-    return fields.ms(key)
-
-
 def _call_id(fields: Fields, call: Fields, started_ms: int | None) -> str:
     """A-DG-4. A record without an id has that of what never changes in it."""
     conversation_id = fields.id("conversationId")
@@ -231,32 +210,11 @@ _NEVER_ANSWERED_BY: Mapping[str, str] = {
 }
 
 
-def _seconds(call: Fields, key: str) -> float | None:
-    """A duration, exact to 1 ms."""
-    span = call.span(key)
-    if span is None:
-        return None
-    if not 0 <= span <= LAST_MS / 1000:
-        call.surprises.append(("type", key))
-        return None
-    return round(float(span), 3)
-
-
 def _after(started_ms: int | None, duration_s: float | None) -> int | None:
     if started_ms is None or duration_s is None:
         return None
     ended_ms = started_ms + round(duration_s * 1000)
     return ended_ms if ended_ms <= LAST_MS else None
-
-
-def _party(call: Fields, key: str) -> dict[str, Any]:
-    """`schemas.base.Party` of whom only the number is known."""
-    raw = call.text(key)
-    if raw is None:
-        return nobody()
-    withheld = is_withheld(raw)
-    number = None if withheld else normalize_number(raw, call.region)
-    return {**nobody(), "number": number, "number_raw": raw, "withheld": withheld}
 
 
 def _numbers(fields: Fields, key: str) -> list[str]:

@@ -4,12 +4,10 @@ https://developers.diallink.com names the list of calls and shows none of its fi
 are settings. Seen of times are milliseconds since 1970; ISO 8601 is read, too.
 """
 
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ingest.fields import Fields, time_text
-from ingest.numbers import is_withheld, normalize_number
 from ingest.providers.diallink.assumptions import CallFields, RecordingFields
 from ingest.providers.diallink.tables import (
     DIRECTIONS,
@@ -19,15 +17,11 @@ from ingest.providers.diallink.tables import (
     OUTCOMES,
     RUNNING,
 )
-from ingest.reading import nobody, unknown_call
+from ingest.reading import nobody, party_by_number, unknown_call
 from schemas.call import CallState, Direction, Outcome
-from schemas.times import LAST_MS
 
 #: Of every enum; also of a status that we have never heard of.
 UNKNOWN = "unknown"
-
-#: Longer texts are no instants.
-_LONGEST_TIME = 40
 
 
 class Clocks(NamedTuple):
@@ -47,14 +41,14 @@ def call_data(fields: Fields, assumed: CallFields, state: str) -> tuple[dict[str
     """
     fields.note_unknown(known_fields(assumed))
     clocks = Clocks(
-        instant_ms(fields, assumed.started_at),
-        instant_ms(fields, assumed.answered_at),
-        instant_ms(fields, assumed.ended_at),
-        instant_ms(fields, assumed.updated_at),
+        fields.instant_ms(assumed.started_at),
+        fields.instant_ms(assumed.answered_at),
+        fields.instant_ms(assumed.ended_at),
+        fields.instant_ms(assumed.updated_at),
     )
     direction = direction_of(fields, assumed.direction)
-    caller = _party(fields, assumed.from_number)
-    called = _party(fields, assumed.to_number)
+    caller = party_by_number(fields, assumed.from_number)
+    called = party_by_number(fields, assumed.to_number)
     # Of an internal call the other side is whoever calls.
     if direction == UNKNOWN:
         external, internal = nobody(), nobody()
@@ -68,7 +62,7 @@ def call_data(fields: Fields, assumed: CallFields, state: str) -> tuple[dict[str
         internal["kind"] = "user"
 
     status = fields.word(assumed.status)
-    talked_s = seconds(fields, assumed.duration)
+    talked_s = fields.seconds(assumed.duration)
     tells_answer = talked_s is not None or assumed.answered_at in fields.value
     word = _status(fields, status)
     outcome = None
@@ -123,28 +117,6 @@ def recording(
     }
 
 
-def instant_ms(fields: Fields, key: str) -> int | None:
-    """An instant in milliseconds since 1970, from these or from ISO 8601; UTC without a zone."""
-    value = fields.value.get(key)
-    if type(value) is str and ":" in value and len(value) <= _LONGEST_TIME:
-        try:
-            instant = datetime.fromisoformat(value)
-            if instant.tzinfo is None:
-                instant = instant.replace(tzinfo=UTC)
-            ms = round(instant.timestamp() * 1000)
-        except (ValueError, OverflowError):
-            ms = 0
-        if 0 < ms <= LAST_MS:
-            return ms
-    return fields.ms(key)
-
-
-def seconds(fields: Fields, key: str) -> float | None:
-    """A duration in seconds, exact to 1 ms."""
-    span = fields.span(key)
-    return None if span is None else round(float(span), 3)
-
-
 def direction_of(fields: Fields, key: str) -> str:
     """`schemas.call.Direction`; a word that is none joins the surprises."""
     word = fields.word(key)
@@ -163,17 +135,6 @@ def known_fields(assumed: CallFields | RecordingFields) -> frozenset[str]:
 def _plain(word: str) -> str:
     """``NO-ANSWER``, ``No answer`` and ``no_answer`` are one word."""
     return word.strip().lower().replace("-", "_").replace(" ", "_")
-
-
-def _party(fields: Fields, key: str) -> dict[str, Any]:
-    """`schemas.base.Party` of whom only the number is known."""
-    raw = fields.text(key)
-    party = nobody()
-    if raw is not None:
-        withheld = is_withheld(raw)
-        number = None if withheld else normalize_number(raw, fields.region)
-        party |= {"number": number, "number_raw": raw, "withheld": withheld}
-    return party
 
 
 def _status(fields: Fields, status: str | None) -> str | None:

@@ -18,10 +18,8 @@ from ingest.providers.diallink.assumptions import Assumptions
 from ingest.providers.diallink.calls import (
     call_data,
     direction_of,
-    instant_ms,
     known_fields,
     recording,
-    seconds,
 )
 from ingest.providers.diallink.contacts import contact_data
 from ingest.providers.diallink.tables import CALL_STATES
@@ -53,7 +51,7 @@ def notification_event(
     if type(given) is not str or not given:
         raise UnreadableError("unknown_kind", "type is no text")
     type_ = given.lower()
-    time_ms = instant_ms(fields, "timestamp")
+    time_ms = fields.instant_ms("timestamp")
     read = _READ.get(type_)
     if read is None:
         event = _other(fields, delivery, payload, webhook_id, time_ms)
@@ -103,8 +101,8 @@ def _recording(type_: str, about: Fields, assumed: Assumptions) -> _Meaning:
     found = recording(
         about.id(names.id),
         about.text(names.url),
-        instant_ms(about, names.started_at),
-        seconds(about, names.duration),
+        about.instant_ms(names.started_at),
+        about.seconds(names.duration),
     )
     if state == CallState.VOICEMAIL_UPLOADED.value:
         data["outcome"] = Outcome.VOICEMAIL.value

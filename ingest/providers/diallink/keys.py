@@ -17,7 +17,6 @@ from ingest.delivery import DAY_MS
 from ingest.errors import ConfigError, UnreadableError
 from ingest.fields import Fields, read_object
 from ingest.metrics import KEY_EXPIRES_DAYS
-from ingest.providers.diallink.calls import instant_ms
 from ingest.settings import Connection
 from schemas.times import now_ms, rfc3339
 
@@ -95,7 +94,7 @@ def _key(fields: Fields) -> tuple[str, bool, int | None]:
     return (
         fields.text("key") or "",
         fields.flag("enabled") is not False,
-        instant_ms(fields, "expiresAt"),
+        fields.instant_ms("expiresAt"),
     )
 
 

@@ -15,10 +15,8 @@ from ingest.fields import Fields
 from ingest.providers.diallink.assumptions import CallFields, RecordingFields
 from ingest.providers.diallink.calls import (
     call_data,
-    instant_ms,
     known_fields,
     recording,
-    seconds,
 )
 from ingest.providers.diallink.contacts import contact_data
 from ingest.reading import Reading, unknown_call
@@ -80,13 +78,13 @@ def recording_ready(reading: Reading, fields: Fields, *, names: RecordingFields)
     fields.note_unknown(known_fields(names))
     call_id = fields.key_id(names.call_id)
     url = fields.text(names.url)
-    started_ms = instant_ms(fields, names.started_at)
-    duration_s = seconds(fields, names.duration)
+    started_ms = fields.instant_ms(names.started_at)
+    duration_s = fields.seconds(names.duration)
     data = unknown_call(call_id, CallState.RECORDING_READY.value)
     data["recordings"] = [recording(fields.id(names.id), url, started_ms, duration_s)]
     lasting = fields.value if url is None else {**fields.value, names.url: url.partition("?")[0]}
     ident = ("recording_ready", call_id, digest(lasting))
-    time_ms = instant_ms(fields, names.updated_at) or started_ms
+    time_ms = fields.instant_ms(names.updated_at) or started_ms
     return reading.event("call.recording_ready", ident, call_id, data, time_ms, fields)
 
 

@@ -16,7 +16,6 @@ from ingest.errors import UnreadableError
 from ingest.fields import read_object
 from ingest.providers.diallink.api import DialLinkApi, open_api
 from ingest.providers.diallink.assumptions import Assumptions, CallFields, RecordingFields
-from ingest.providers.diallink.calls import instant_ms
 from ingest.providers.diallink.lists import Clock, DisorderError, Pages
 from ingest.providers.diallink.record_events import (
     Began,
@@ -147,7 +146,7 @@ class DialLinkRecords:
         """
         order = "started" if path in self._by_start else self._assumed.order
         if order != "started":
-            changed = _clock(names.updated_at)
+            changed = clock(names.updated_at)
             try:
                 async for items in self._api.by_change(path, names.updated_at, changed, since_ms):
                     yield items
@@ -160,7 +159,7 @@ class DialLinkRecords:
                 self._tell_order(path, error.reason)
             else:
                 return
-        started = _clock(names.started_at)
+        started = clock(names.started_at)
         async for items in self._api.by_start(path, names.started_at, started, since_ms):
             yield items
 
@@ -174,12 +173,12 @@ class DialLinkRecords:
         return Reading("diallink", self._name, self._region, via, self._now())
 
 
-def _clock(name: str) -> Clock:
+def clock(name: str) -> Clock:
     """Reads the instant in the field of this name; milliseconds since 1970."""
 
     def read(item: bytes) -> int | None:
         try:
-            return read_object(item, None, lambda fields: instant_ms(fields, name))
+            return read_object(item, None, lambda fields: fields.instant_ms(name))
         except UnreadableError:
             return None
 

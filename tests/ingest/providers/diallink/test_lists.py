@@ -18,6 +18,7 @@ from ingest.providers.diallink.lists import (
     by_start,
     twice,
 )
+from ingest.providers.diallink.records import clock
 
 CALL = "GET /v1/phone-system/calls"
 
@@ -118,6 +119,23 @@ _changes = st.lists(
 _no_deletions = st.lists(
     st.tuples(st.sampled_from(["add", "change"]), st.integers(0, 30)), max_size=12
 )
+
+
+async def test_parts_of_a_millisecond_lose_nothing_at_the_end_of_a_page() -> None:
+    ends = ["1230", "1236", "1237", "1238", "1239", "1240"]
+    items = [dump({"updatedAt": f"2026-09-21T14:15:26.{end}Z"}) for end in ends]
+    second_ms = 1_790_000_126_000
+
+    async def fetch(since_ms: int, number: int) -> Page:
+        found = [
+            item
+            for item, end in zip(items, ends, strict=True)
+            if second_ms + int(end) / 10 >= since_ms
+        ]
+        return Page(found[2 * number - 2 : 2 * number], 2 * number < len(found))
+
+    pages = by_change(fetch, clock("updatedAt"), 0, CALL)
+    assert {item async for page in pages for item in page} == set(items)
 
 
 @given(

@@ -564,6 +564,12 @@ def test_a_call_that_runs_has_no_outcome() -> None:
     assert call_of("call.answered", endedAt=None, status="ANSWERED").data["outcome"] is None
 
 
+def test_a_duration_below_zero_is_none_and_counted() -> None:
+    event = call_of(duration=-3)
+    assert event.data["talk_duration_s"] is None
+    assert event.surprises == (("type", "duration"),)
+
+
 def test_a_status_that_nobody_has_seen_is_kept_and_counted() -> None:
     event = call_of(status="TELEPORTED")
     assert event.data["outcome"] == "unknown"
