@@ -87,7 +87,7 @@ def ledger_row(
             legs, key=lambda leg: (leg.truth.started_ms or leg.first_at_ms, by_size(leg.call_id))
         )
     sides = [leg.truth for leg in legs]
-    over = all([side.settled for side in sides])
+    over = all(side.settled for side in sides)
     ended_ms = _greatest([side.ended_ms for side in sides]) if over else None
     started_ms = _least([side.started_ms for side in sides])
     connected_ms = _least([side.connected_ms for side in sides])

@@ -141,6 +141,8 @@ class Core:
         self.watermarks: dict[str, Watermark] = {}
         self._threads: dict[str, Threads] = {name: Threads() for name in self._connections}
         self._timers: list[tuple[int, Kind, Key]] = []
+        pairs = list(pairs)
+        self._paired = {name for each in pairs for name in (each.pushed, each.recorded)}
         self._pairs = Pairs(store, self, rules, pairs, since_ms=since_ms, window_ms=window_ms)
         #: Legs that wait until the list was read up to their end, earliest first.
         self._waiting: dict[str, list[tuple[int, str]]] = {name: [] for name in judged}
@@ -208,6 +210,7 @@ class Core:
         key = (fact.connection, fact.call.call_id)
         leg = self._store.leg(key)
         if self._is_frozen(key):
+            # Whoever writes a row of it now may not know all that it was made of.
             self.too_late += 1
             return
         if leg is None:
@@ -218,13 +221,16 @@ class Core:
             leg = Leg(connection=key[0], call_id=key[1], provider=fact.provider)
         if not leg.add(fact):
             return
-        self._store.put_leg(leg)
         conversation = self._join(leg, fact)
         conversation.heard_ms = self.clock_ms
         if conversation.complete and not _may_follow(fact):
             _flag(conversation, "late_event")
         self._store.put_conversation(conversation)
-        self._touch(conversation)
+        # A record that only confirms what was pushed waits for the row that tells of the verdict.
+        confirms = fact.is_record and len(leg.facts) > 1 and conversation.wake_ms is not None
+        if not confirms or fact.connection in self._paired:
+            self._touch(conversation)
+        self._store.put_leg(leg)
         self._judge(leg, conversation)
 
     def _take_mark(self, mark: Mark) -> None:
@@ -251,8 +257,10 @@ class Core:
     def _join(self, leg: Leg, fact: CallFact) -> Conversation:
         """Link a leg to all that the fact names."""
         call = fact.call
-        threads = self._threads[leg.connection]
         names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
+        if not names:
+            return self._conversation(leg)
+        threads = self._threads[leg.connection]
         flags = []
         for ident in sorted(names):
             if self._is_frozen((leg.connection, ident)):
@@ -289,7 +297,10 @@ class Core:
         found = self._store.conversation(key) or Conversation(connection=key[0], name=key[1])
         if leg.call_id not in found.call_ids:
             found.call_ids.append(leg.call_id)
-            found.idents = sorted({*found.idents, leg.call_id, found.name})
+            if found.idents or leg.call_id != found.name:
+                found.idents = sorted({*found.idents, leg.call_id, found.name})
+            else:
+                found.idents = [found.name]
             self._store.put_conversation(found)
         return found
 
@@ -377,11 +388,11 @@ class Core:
         overlap_ms = self._judged.get(leg.connection)
         if overlap_ms is None or (leg.started_ms or leg.first_at_ms) < self._since_ms:
             return
-        leg.wake_ms = leg.wants_ms = None
+        waited_ms, leg.wake_ms, leg.wants_ms = leg.wake_ms, None, None
         found = judge(leg, self.clock_ms, self._passed(leg.connection), self._rules)
         if isinstance(found, Wait):
             leg.wake_ms, leg.wants_ms = found.until_ms, found.end_ms
-            if found.until_ms is not None:
+            if found.until_ms is not None and found.until_ms != waited_ms:
                 self._wake("leg", (leg.connection, leg.call_id), found.until_ms)
             if found.end_ms is not None:
                 heapq.heappush(self._waiting[leg.connection], (found.end_ms, leg.call_id))

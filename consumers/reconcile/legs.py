@@ -172,7 +172,7 @@ class Leg(Struct, kw_only=True, dict=True):
         Endings that were published in the place of lost ones count as pushes.
         """
         push, record = self.pushed, self.recorded
-        if self.mended or any([fact.via == "backfill" for fact in self.facts]):
+        if self.mended or any(fact.via == "backfill" for fact in self.facts):
             facts = [fact for fact in self.facts if is_push(fact) or fact.id.endswith(BACKFILLED)]
             push = _merged(facts) if facts else None
         if push is None or record is None or not record.settled:

@@ -48,7 +48,9 @@ def test_a_record_without_numbers_is_compared_by_what_it_has() -> None:
 
 
 def test_a_record_without_times_is_no_reason_to_doubt() -> None:
-    nothing = dict.fromkeys(("started_at", "connected_at", "ended_at", "total_duration_s"))
+    nothing = dict.fromkeys(
+        ("started_at", "connected_at", "ended_at", "total_duration_s", "talk_duration_s")
+    )
     bare = record("100", T0 - 500, T0 + MINUTE, length_ms=0, **nothing)
     assert told(ended("100", T0), bare) == [("matched", None)]
 
