@@ -51,9 +51,10 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Does it run at all? One short round.")] = False,
 ) -> None:
     """Measure what a delivery costs, beside a server that does nothing and a plain app."""
-    backlog, calls = 60_000, 100_000
+    backlog, calls, records = 60_000, 100_000, 1_000_000
     if quick:
-        connections, seconds, rounds, backlog, calls = [64], 2.0, 1, 10_000, 5_000
+        connections, seconds, rounds = [64], 2.0, 1
+        backlog, calls, records = 10_000, 5_000, 20_000
     scenes = set(scene or Scene) - ({Scene.SOAK} if not scene else set())
     if soak is not None:
         scenes.add(Scene.SOAK)
@@ -68,6 +69,7 @@ def bench(
         rounds=rounds,
         backlog=backlog,
         calls=calls,
+        records=records,
         soak_s=soak or _SOAK_S,
     )
     try:

@@ -198,6 +198,46 @@ def dialpad(home: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
+def poller(
+    home: Path, dialgood_url: str, *, page: int, requests_per_s: float
+) -> Iterator[tuple[Server, Callable[[], int]]]:
+    """Ours on the journal, reading a connection's agents once; and how much it has stored."""
+    admin_port = free_port()
+    # Once: the next pass is due long after the end.
+    (home / "dialstream.toml").write_text(
+        f'admin.port = {admin_port}\nlogging.format = "json"\n'
+        'eventlog = { kind = "journal", path = "data" }\n'
+        f'[connections.bots]\nprovider = "dialgood"\nbase_url = "{dialgood_url}"\n'
+        'api_key = "invented"\nregion = "US"\n'
+        f'assume = {{ time_unit = "ms", page_limit = {page} }}\n'
+        f"poll = {{ every_s = 864000, sweep_every_s = 864000, requests_per_s = {requests_per_s}, "
+        "also = [] }\n"
+    )
+
+    def rows() -> int:
+        return rows_in(home / "data/journal/calls")
+
+    with running([_SCRIPT, "poll"], home, admin_port) as process:
+
+        def stored() -> Stored:
+            server.stop()
+            return Stored.once(rows())
+
+        server = Server(process, admin_port, stored, admin_port)
+        with _quoting(home, "poller"):
+            yield server, rows
+
+
+@contextmanager
+def dialgood(home: Path, records: int) -> Iterator[str]:
+    """The Dialgood of `tests.bench.dialgood`, on the core of the load: its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.dialgood", str(port), str(records)]
+    with running(command, home, port, LOAD_CORE):
+        yield f"http://127.0.0.1:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Ours:
     port: int

@@ -13,6 +13,7 @@ from tests.bench.disk import Disk
 from tests.bench.load import STEADY_CONNECTIONS, Round
 from tests.bench.peers import BACKFILL, LISTENER, OURS, PLAIN, YARDSTICK, Stored
 from tests.bench.readback import Readback
+from tests.bench.records import Polled
 
 #: Memory may move by so much within a round and still be called flat.
 _FLAT = 0.03
@@ -22,6 +23,9 @@ _FLAT_S = 590.0
 
 #: A backfill of fewer calls says nothing about memory: its caches fill.
 _MANY_CALLS = 50_000
+
+#: The same of records that are polled.
+_MANY_RECORDS = 200_000
 
 #: More of the server's core than this is not the kernel's share, nor our own counting.
 _OTHERS = 0.1
@@ -104,6 +108,7 @@ class Report:
     steady: dict[str, Round] = field(default_factory=dict)
     listening: list[Listening] = field(default_factory=list)
     readback: Readback | None = None
+    polled: Polled | None = None
     spooling: list[Spooling] = field(default_factory=list)
     drain: Drain | None = None
     soak: Round | None = None
@@ -124,6 +129,9 @@ class Report:
         back = self.readback
         if back and back.stored.distinct != back.calls:
             yield f"{BACKFILL}: {back.calls} calls were there, {back.stored.distinct} are stored"
+        polled = self.polled
+        if polled and polled.stored.records != polled.records:
+            yield f"records: {polled.records} were there, {polled.stored.records} are stored"
 
     def answered(self, peer: str) -> int:
         return sum(r.answered for r in self.rounds[peer])
@@ -200,6 +208,19 @@ class Report:
             else "",
             back.growth <= _FLAT if back and back.calls >= _MANY_CALLS else None,
         )
+        polled = self.polled
+        yield Finding(
+            "a poller's records per CPU-second, from page to journal",
+            "≥ 5,000",
+            f"{polled.per_cpu_s:,.0f}" if polled else "",
+            polled.per_cpu_s >= 5000 if polled else None,
+        )
+        yield Finding(
+            "RSS of a poller, flat since a third of it",
+            f"≤ +{_FLAT:.0%}",
+            f"{polled.growth:+.1%}" if polled else "",
+            polled.growth <= _FLAT if polled and polled.records >= _MANY_RECORDS else None,
+        )
         rates = [pair.rate for pair in self.spooling]
         per_cpu = [pair.per_cpu for pair in self.spooling]
         yield Finding(
@@ -251,6 +272,12 @@ class Report:
                 "of_allowed": self.readback.of_allowed,
                 **asdict(self.readback),
             },
+            "polled": self.polled
+            and {
+                "per_cpu_s": self.polled.per_cpu_s,
+                "per_s": self.polled.per_s,
+                **asdict(self.polled),
+            },
             "spooling": [
                 {"rate": pair.rate, "per_cpu_s": pair.per_cpu, **asdict(pair)}
                 for pair in self.spooling
@@ -280,6 +307,8 @@ class Report:
             console.print(self._listen_table())
         if self.readback:
             _show_readback(console, self.readback)
+        if self.polled:
+            _show_polled(console, self.polled)
         if self.spooling:
             console.print(self._spool_table())
         if self.drain:
@@ -410,6 +439,17 @@ def _show_readback(console: Console, back: Readback) -> None:
         f"{back.cpu_s:.1f} s of CPU. RSS {_bars(back.rss_bytes)} "
         f"{back.tenth_bytes / _MIB:.1f} MiB after a tenth, {back.rss_bytes[-1] / _MIB:.1f} at the "
         f"end, {max(back.rss_bytes) / _MIB:.1f} at most; {back.stored.distinct:,} stored"
+    )
+
+
+def _show_polled(console: Console, polled: Polled) -> None:
+    sizes = polled.rss_bytes
+    start, middle = sizes[len(sizes) // 10], sizes[len(sizes) // 2]
+    console.print(
+        f"Records: {polled.records:,} polled in {polled.elapsed_s:.0f} s by {polled.requests:,} "
+        f"requests, {polled.per_cpu_s:,.0f} for each second of CPU. RSS {_bars(sizes)} "
+        f"{start / _MIB:.1f} MiB after a tenth, {middle / _MIB:.1f} in the middle, "
+        f"{sizes[-1] / _MIB:.1f} at the end; {polled.stored.records:,} stored"
     )
 
 

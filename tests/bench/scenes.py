@@ -14,6 +14,7 @@ from tests.bench.errors import BenchError
 from tests.bench.load import STEADY_CONNECTIONS, Round, Shot, listen, saturate, steady
 from tests.bench.peers import BACKFILL, CALLS, LISTENER, OURS, Server, dialpad, listener
 from tests.bench.readback import read_back
+from tests.bench.records import poll_records
 from tests.bench.report import Drain, Listening, Report, Spooling
 
 #: Posted before anything counts. It warms up, and tells how many bodies a round will need.
@@ -36,6 +37,7 @@ class Scene(StrEnum):
     HALF = "half"
     LISTEN = "listen"
     BACKFILL = "backfill"
+    RECORDS = "records"
     SPOOL = "spool"
     DRAIN = "drain"
     SOAK = "soak"
@@ -43,7 +45,14 @@ class Scene(StrEnum):
 
 #: All peers play in these, and only ours in those.
 FOR_ALL = (Scene.SATURATION, Scene.HALF)
-FOR_OURS = (Scene.LISTEN, Scene.BACKFILL, Scene.SPOOL, Scene.DRAIN, Scene.SOAK)
+FOR_OURS = (
+    Scene.LISTEN,
+    Scene.BACKFILL,
+    Scene.RECORDS,
+    Scene.SPOOL,
+    Scene.DRAIN,
+    Scene.SOAK,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,8 @@ class Length:
     backlog: int
     #: That `backfill` reads.
     calls: int
+    #: That `records` reads.
+    records: int
     soak_s: float
 
 
@@ -76,6 +87,7 @@ class Stage:
             Scene.HALF: self._half,
             Scene.LISTEN: self._listen,
             Scene.BACKFILL: self._backfill,
+            Scene.RECORDS: self._records,
             Scene.SPOOL: self._spool,
             Scene.DRAIN: self._drain,
             Scene.SOAK: self._soak,
@@ -143,6 +155,9 @@ class Stage:
             self.report.readback = read_back(
                 self._folder(BACKFILL), self.broker, url, self.length.calls
             )
+
+    def _records(self) -> None:
+        self.report.polled = poll_records(self._folder("records"), self.length.records)
 
     def _spool(self) -> None:
         enough = self._enough(self.report.most_per_s(OURS))
