@@ -1,6 +1,8 @@
 """A call that two connections see: which record is which call, and what is said of it when."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +15,8 @@ from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
 from consumers.reconcile.legs import Leg
 from consumers.reconcile.matching import PairRules
 from consumers.reconcile.pairs import Agent, Entry, PairSetup
+from consumers.reconcile.state import State
+from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import Record
 from schemas.conversation import Conversation
 from schemas.verdict import Verdict
@@ -134,9 +138,13 @@ def final(out: Sequence[Record]) -> dict[str, dict[str, Any]]:
 
 def rows(out: Sequence[Record]) -> dict[tuple[str, str], dict[str, Any]]:
     last: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in events(out, "ledger"):
-        Conversation.model_validate(each["data"])
-        last[each["connection"], each["data"]["conversation_id"]] = each["data"]
+    for each in out:
+        connection, _, name = each.key.decode().partition("/")
+        if each.topic == "ledger" and each.value is None:
+            del last[connection, name]
+        elif each.topic == "ledger":
+            last[connection, name] = events([each], "ledger")[0]["data"]
+            Conversation.model_validate(last[connection, name])
     return last
 
 
@@ -498,6 +506,53 @@ def test_many_calls_between_two_numbers_stay_cheap() -> None:
     found = final(history(core, facts, T0 + 12 * HOUR))
     assert len(found) == 2000
     assert {data["reason"] for data in found.values()} == {"too_many"}
+
+
+def test_what_lies_in_the_file_is_enough_to_go_on(tmp_path: Path) -> None:
+    facts = in_order(
+        [
+            AGENT,
+            pushed("100", T0),
+            pushed("200", T0 + HOUR),
+            recorded("r1", T0, T0 + 2 * HOUR),
+            recorded("r3", T0 + 3 * HOUR, T0 + 3 * HOUR),
+            read(T0 + MINUTE, T0 + HOUR),
+            read(T0 + 2 * HOUR, T0 + 4 * HOUR, "a1"),
+        ]
+    )
+    whole = written(pair_core(), facts)
+    assert set(final(whole)) == {"100", "200", "r3"}
+    out: list[Record] = []
+    path = tmp_path / "state.sqlite"
+    for fact in [*facts, None]:
+        with closing(State.open(path)) as state:
+            core = new_core_of(state)
+            if state.note("clock_ms") is not None:
+                core.restore(
+                    state.note("clock_ms"),
+                    state.watermarks(),
+                    state.timers(),
+                    state.every_conversation(),
+                )
+            if fact is None:
+                core.advance(UNTIL)
+            else:
+                core.take(fact)
+            out += core.out
+            state.commit({}, core.clock_ms, core.watermarks, core.out)
+    assert out == whole
+
+
+def new_core_of(state: State) -> Core:
+    return Core(
+        state,
+        Rules(),
+        connections=["acme", "bots"],
+        judged={},
+        since_ms=0,
+        window_ms=72 * HOUR,
+        pairs=[PairSetup(pushed="acme", recorded="bots")],
+    )
 
 
 # Of any history
