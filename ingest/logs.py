@@ -151,7 +151,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "connection reason",
     ),
     "list_order_refused": (
-        "A list is not given in the order of its changes: it is read by start instead; told once.",
+        "A list is not given in the order of its changes: it is read by start; told once a day.",
         "connection what reason",
     ),
     "stream_connected": ("A connection's websocket is open, and stays open.", "connection"),

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import structlog
 
-from ingest.api import ApiError
+from ingest.api import ApiError, remembered
+from ingest.delivery import DAY_MS
 from ingest.errors import UnreadableError
 from ingest.fields import read_object
 from ingest.providers.diallink.api import DialLinkApi, open_api
@@ -66,9 +67,10 @@ class DialLinkRecords:
         self._assumed = Assumptions.of(connection)
         self._api = api
         self._now = now
-        #: Lists whose changes cannot be asked for, as it has turned out; and of which it was told.
-        self._by_start: set[str] = set()
-        self._told: set[str] = set()
+        known = remembered(name)
+        #: Lists whose changes cannot be asked for → when that has turned out, and when it was told.
+        self._refused: dict[str, int] = known.setdefault("diallink order refused", {})
+        self._told: dict[str, int] = known.setdefault("diallink order told", {})
         self._also: Mapping[str, Callable[[str], AsyncIterator[_Page]]] = {
             "contacts": self._contacts,
             "directory": self._directory,
@@ -141,10 +143,12 @@ class DialLinkRecords:
     async def _since(self, path: str, names: CallFields | RecordingFields, since_ms: int) -> Pages:
         """By change; where that is refused, or not kept to, by start (A-DL-2).
 
-        That it is refused is remembered. Otherwise it may have been one moment: items that change
-        while they are listed.
+        That it is refused is remembered for a day: whatever it was may be over. Otherwise it may
+        have been one moment: items that change while they are listed.
         """
-        order = "started" if path in self._by_start else self._assumed.order
+        order = self._assumed.order
+        if order == "auto" and self._within_a_day(self._refused, path):
+            order = "started"
         if order != "started":
             changed = clock(names.updated_at)
             try:
@@ -155,7 +159,7 @@ class DialLinkRecords:
                 if order == "updated" or not (refused or isinstance(error, DisorderError)):
                     raise
                 if refused:
-                    self._by_start.add(path)
+                    self._refused[path] = self._now()
                 self._tell_order(path, error.reason)
             else:
                 return
@@ -164,10 +168,14 @@ class DialLinkRecords:
             yield items
 
     def _tell_order(self, path: str, reason: str) -> None:
-        if path not in self._told:
-            self._told.add(path)
+        if not self._within_a_day(self._told, path):
+            self._told[path] = self._now()
             what = path.rpartition("/")[2]
             log.warning("list_order_refused", connection=self._name, what=what, reason=reason)
+
+    def _within_a_day(self, times: Mapping[str, int], path: str) -> bool:
+        at_ms = times.get(path)
+        return at_ms is not None and 0 <= self._now() - at_ms < DAY_MS
 
     def _reading(self, via: str) -> Reading:
         return Reading("diallink", self._name, self._region, via, self._now())

@@ -16,7 +16,7 @@ import stamina
 import structlog
 
 from ingest.api import ApiError
-from ingest.delivery import CallRecords
+from ingest.delivery import DAY_MS, CallRecords
 from ingest.providers import PROVIDERS
 from ingest.providers.diallink.api import open_api
 from ingest.providers.diallink.records import DialLinkRecords, open_records
@@ -343,6 +343,28 @@ async def test_where_changes_are_refused_it_is_read_by_start(order: str) -> None
     assert [(line["what"], line["reason"]) for line in told] == (
         [("calls", "refused")] if order == "auto" else []
     )
+
+
+async def test_a_refusal_is_remembered_for_a_day_whoever_opens_it() -> None:
+    async def sorts(later_ms: int) -> str:
+        """The first letters of what is asked for."""
+        before = len(server.of(CALLS))
+        async with open_api("line", connection) as api:
+            await calls(DialLinkRecords("line", connection, api, lambda: READ_MS + later_ms))
+        return "".join(query["sort"][0] for query in server.of(CALLS)[before:])
+
+    with structlog.testing.capture_logs() as lines:
+        async with small_diallink() as server:
+            connection = server.connection()
+            server.lists[CALLS] = [row(1, 5)]
+            server.refused_sorts = ("+",)
+            assert await sorts(0) == "++--"
+            assert await sorts(DAY_MS - 1) == "--"
+            assert await sorts(DAY_MS) == "++--"
+            server.refused_sorts = ()
+            assert await sorts(2 * DAY_MS) == "+"
+    told = [line for line in lines if line["event"] == "list_order_refused"]
+    assert len(told) == 2
 
 
 async def test_one_order_can_be_insisted_on() -> None:

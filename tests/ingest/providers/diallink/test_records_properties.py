@@ -20,7 +20,7 @@ from ingest.providers.diallink.record_events import (
     recording_ready,
     user_listed,
 )
-from ingest.providers.diallink.records import _clock
+from ingest.providers.diallink.records import clock
 from ingest.reading import Reading
 from schemas.event import Envelope, Event, encode
 from schemas.subjects import SUBJECTS
@@ -147,7 +147,7 @@ def test_whatever_an_item_is(kind: str, body: bytes) -> None:
 
 @given(body=st.binary(max_size=60) | items().map(lambda found: json.dumps(found[1]).encode()))
 def test_whatever_an_item_is_its_clock_is_a_time_or_nothing(body: bytes) -> None:
-    found = _clock("updatedAt")(body)
+    found = clock("updatedAt")(body)
     assert found is None or 0 < found < 253_402_300_800_000
 
 
