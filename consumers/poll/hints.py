@@ -136,7 +136,7 @@ class Hints:
                 continue
             try:
                 event = _decode(record.value)
-            except (msgspec.MsgspecError, ValueError):  # not written by us
+            except (msgspec.MsgspecError, ValueError, RecursionError):  # not written by us
                 continue
             if event.via == "notification":
                 hinted(event.data.call_id)

@@ -84,6 +84,7 @@ def test_what_is_none_of_ours_is_passed_by_without_being_read() -> None:
         (b"acme/a", b"\xff", ()),
         (b"acme/a", b"{}", ()),
         (b"acme/a", b'{"via":"notification","data":[]}', ()),
+        (b"acme/a", b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}", ()),
         (b"acme/a", None, ()),
         (b"\xff\xfe", good.value, ()),
         (b"", good.value, ()),
