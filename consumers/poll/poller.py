@@ -33,6 +33,7 @@ from consumers.poll.windows import Gap, Plan, Window
 from ingest.api import ApiError
 from ingest.delivery import CallRecords, RecordingRecords, Records
 from ingest.eventlog.log import Publisher
+from ingest.logs import Sample
 from ingest.metrics import POLL_GAPS_OPEN, POLL_WATERMARK_AGE_SECONDS
 from ingest.providers import PROVIDERS
 from ingest.settings import Connection
@@ -93,6 +94,8 @@ class Poller:
         self._hints = hints if connection.has_secrets else None
         self._hinted = Hinted(hint_delays_s)
         self._listening = False
+        #: If single calls cannot be read there may be a line for each notification.
+        self._hint_failures = Sample()
         self._delays_s = artefact_delays_s
         self._loops = Loops(
             self.name, open_records, CALLS, stopped_s=stopped_s, backoff_s=backoff_s
@@ -240,7 +243,8 @@ class Poller:
         except ApiError as error:
             if error.reason not in _ITS_OWN:
                 raise
-            self._loops.fail(HINTS, error, 1)
+            if self._hint_failures.take(time.monotonic()) is not None:
+                self._loops.fail(HINTS, error, 1)
         finally:
             if not is_final(page):
                 self._hinted.again(call_id, tries + 1, time.monotonic())

@@ -295,6 +295,18 @@ async def test_one_that_is_not_there_yet_is_asked_for_again_and_then_left_to_the
     assert await recorded(tmp_path) == ["7:0000000000000001"]
 
 
+async def test_where_no_single_call_can_be_read_that_is_not_told_of_each(tmp_path: Path) -> None:
+    records = CallByCall()
+    records.broken["call"] = ApiError("unexpected")
+    with capture_logs() as logs:
+        async with polling(tmp_path, records) as hints:
+            hints.read(stored(*(notified(str(number)) for number in range(20))))
+            await until(lambda: len(records.singles) == 60)
+    told = [line for line in logs if line["event"] == "poll_failed"]
+    assert 1 <= len(told) < 10
+    assert {(line["what"], line["reason"]) for line in told} == {("hints", "unexpected")}
+
+
 @pytest.mark.parametrize("reason", ["unavailable", "refused", "rate_limited"])
 async def test_a_failure_stops_neither_the_others_nor_the_list(tmp_path: Path, reason: Any) -> None:
     records = CallByCall()
