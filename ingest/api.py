@@ -81,8 +81,9 @@ _JITTER_S = 1.0
 #: So many 403 in a row are no matter of the rate; see `Facts.rest_s`.
 MOST_FORBIDDEN = 3
 
-#: What is kept of the words of a provider.
+#: What is kept of the words of a provider, and what is looked at.
 MAX_SAID = 500
+_MAX_MASKED = 8 * MAX_SAID
 
 #: So many pages in a row without an item are no list any more.
 MAX_EMPTY_PAGES = 100
@@ -615,14 +616,20 @@ def masked(text: str, key: str) -> str:
     The key is cut out, parts of it too; e-mail addresses, and runs of five and more digits, so
     that no number of anybody is left. Control characters are gone.
     """
-    text, key = _plain(text), _plain(key)
+    text, key = _plain(text[:_MAX_MASKED]), _plain(key)
     parts = [part for part in (*re.split(r"[^A-Za-z0-9-]+", key), key) if len(part) >= _TELLING]
     spellings = {spelling for part in parts for spelling in (part, quote(part), quote_plus(part))}
     for spelling in sorted({*spellings, key} - {""}, key=len, reverse=True):
         text = re.sub(re.escape(spelling), _MASK, text, flags=re.IGNORECASE)
-    # Cut off by whoever gave us the text.
-    for length in range(len(key) - 1, _TELLING - 1, -1):
-        text = text.removesuffix(key[:length])
+    # Cut off by whoever gave us the text, or here.
+    lower = text.lower()
+    cut = max(
+        length
+        for spelling in (*spellings, key, "")
+        for length in (0, *range(_TELLING, len(spelling)))
+        if lower.endswith(spelling[:length].lower())
+    )
+    text = text[: len(text) - cut]
     text = "".join(_MASK if _AT.search(word) else word for word in _BETWEEN_WORDS.split(text))
     return _DIGITS.sub(_MASK, text)[:MAX_SAID]
 

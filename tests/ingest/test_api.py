@@ -798,6 +798,8 @@ UUIDS = "0b8f3c1e-7a2d-4f6b-9c3e-1d2f3a4b5c6d+9e8d7c6b-5a49-4838-a271-605f4e3d2c
         (f"?k={UUIDS.replace('+', '%2B')}", "?k=…"),
         (f"of {UUIDS[37:]} only", "of … only"),
         (f"cut off: {UUIDS[:20]}", "cut off: "),
+        (f"cut off: {UUIDS[:60]}", "cut off: …+"),
+        (f"cut off: {UUIDS.replace('+', '%2B')[:62].upper()}", "cut off: …%2B"),
         ("naïve, 東京 → ok", "naïve, 東京 → ok"),
     ],
 )
