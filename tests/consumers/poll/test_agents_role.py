@@ -43,7 +43,7 @@ def conversations(product: Product) -> set[str]:
 
 
 def wait_until_all_are_there(product: Product, dialgood: SmallDialgood) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 100
     while conversations(product) != dialgood.conversations:
         assert time.monotonic() < until, product.stderr
         time.sleep(0.2)
@@ -98,6 +98,7 @@ def test_killed_at_any_request_nothing_is_lost_and_repeats_have_equal_ids(
     assert product.stop() == 0
 
 
+@pytest.mark.timeout(300)
 def test_killed_again_and_again_nothing_is_lost(
     make_product: MakeProduct, dialgood: SmallDialgood
 ) -> None:
@@ -105,9 +106,9 @@ def test_killed_again_and_again_nothing_is_lost(
     product = poll_with(make_product, dialgood, every_s=0.1)
     for life in range(6):
         for agent_id in dialgood.logs:
-            dialgood.add(agent_id, 20, hours_ago=0.001 + life, apart_ms=1)
+            dialgood.add(agent_id, 20, hours_ago=0.01, apart_ms=1)
         product.spawn()
-        asked, until = len(dialgood.paths), time.monotonic() + 30
+        asked, until = len(dialgood.paths), time.monotonic() + 60
         while len(dialgood.paths) < asked + 3 + life:
             assert time.monotonic() < until, product.stderr
             time.sleep(0.001)
@@ -140,7 +141,7 @@ def test_a_revoked_key_stops_this_connection_and_sighup_brings_it_back(
         dialgood.add("agent_0001", 10, hours_ago=1)
         # The other one goes on.
         others.add("agent_0002", 4, hours_ago=1)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not others.conversations <= conversations(product):
             assert time.monotonic() < until, product.stderr
             time.sleep(0.2)
@@ -148,7 +149,7 @@ def test_a_revoked_key_stops_this_connection_and_sighup_brings_it_back(
         assert b"poll_stopped:other" not in product.admin("/readyz").body
         key.write_text("another-token")
         product.signal(signal.SIGHUP)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not dialgood.conversations <= conversations(product):
             assert time.monotonic() < until, product.stderr
             time.sleep(0.2)
