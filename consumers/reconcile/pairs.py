@@ -1,10 +1,11 @@
 """Verdicts across a pair of connections that see the same calls. No I/O, and no clock of its own.
 
 On the pushed side stand the legs of a conversation on which the same number of the pair stands:
-one **entry**, since several legs of a call to a centre must not compete for one record. On the
-recorded side each record is an entry. Entries between the same numbers of which one leads to the
-next within the gate are looked at together (`matching`); what became of each is its **fate**. When
-there is nothing to wait for any more, the fate is told as a verdict.
+one **entry**, since several legs of a call to a centre must not compete for one record. (If one
+begins longer than the gate after the others have ended it is another call to the same number.) On
+the recorded side each record is an entry. Entries between the same numbers of which one leads to
+the next within the gate are looked at together (`matching`); what became of each is its **fate**.
+When there is nothing to wait for any more, the fate is told as a verdict.
 
 Everything is worked out at times of the log's clock that follow from the facts of those entries
 alone. An entry that has changed is matched a second later, with all that changed meanwhile; in a
@@ -94,7 +95,7 @@ class Entry(Struct, kw_only=True):
 
     #: The pair's name.
     pair: str
-    #: ``p/<number>/<conversation>`` or ``r/<record>``.
+    #: ``p/<number>/<first leg>`` or ``r/<record>``.
     ident: str
     conversation: str
     call_ids: list[str]
@@ -790,12 +791,8 @@ def _place(call: Candidate) -> tuple[Any, ...]:
 def _order(leg: Leg) -> tuple[int, tuple[int, str]]:
     """Connected ones first; then by when that was."""
     connected_ms = leg.truth.connected_ms
-    started_ms = leg.truth.started_ms or leg.first_at_ms
-    place = started_ms + _LONG_MS if connected_ms is None else connected_ms
+    place = _started_ms(leg) + _FOR_EVER_MS if connected_ms is None else connected_ms
     return place, by_size(leg.call_id)
-
-
-_LONG_MS = 10**15
 
 
 def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
@@ -804,8 +801,10 @@ def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Ent
         found = _ends(leg.truth, book.numbers)
         if found is not None:
             groups[found[0]].append(leg)
-    for number, group in sorted(groups.items()):
-        ident = f"p/{number}/{name}"
+    apart = ((number, call) for number, group in groups.items() for call in _calls(book, group))
+    for number, group in sorted(apart, key=lambda each: (each[0], each[1][0].call_id)):
+        call_ids = sorted((leg.call_id for leg in group), key=by_size)
+        ident = f"p/{number}/{call_ids[0]}"
         ends = [leg.ended_ms for leg in group if _is_told(leg)]
         known = [end_ms for end_ms in ends if end_ms is not None]
         over = len(known) == len(group)
@@ -816,12 +815,34 @@ def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Ent
             pair=book.setup.name,
             ident=ident,
             conversation=name,
-            call_ids=sorted((leg.call_id for leg in group), key=by_size),
+            call_ids=call_ids,
             call=first,
             otherwise=others,
-            started_ms=min(leg.truth.started_ms or leg.first_at_ms for leg in group),
+            started_ms=min(map(_started_ms, group)),
             end_ms=max(known) if over else None,
         )
+
+
+def _calls(book: _Book, legs: Iterable[Leg]) -> Iterator[list[Leg]]:
+    """Legs apart that can be no one's same record: one begins long after the others have ended."""
+    call: list[Leg] = []
+    last_ms = 0
+    for leg in sorted(legs, key=lambda leg: (_started_ms(leg), leg.call_id)):
+        if call and _started_ms(leg) > last_ms + book.setup.rules.gate_ms:
+            yield call
+            call, last_ms = [], 0
+        call.append(leg)
+        last_ms = max(last_ms, _FOR_EVER_MS if leg.ended_ms is None else leg.ended_ms)
+    if call:
+        yield call
+
+
+def _started_ms(leg: Leg) -> int:
+    return leg.truth.started_ms or leg.first_at_ms
+
+
+#: Later than any time of a call.
+_FOR_EVER_MS = 10**15
 
 
 def _pushed_call(book: _Book, ident: str, leg: Leg, *, over: bool) -> Candidate:

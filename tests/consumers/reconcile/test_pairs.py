@@ -392,6 +392,26 @@ def test_a_call_that_two_agents_answered_has_two_records() -> None:
     }
 
 
+def test_a_caller_who_comes_back_to_the_same_number_has_two_records() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        pushed("101", T0 + HOUR, related_call_ids=["100"]),
+        recorded("r1", T0, T0 + MINUTE),
+        recorded("r2", T0 + HOUR, T0 + HOUR + MINUTE),
+    ]
+    out = history(pair_core(), facts)
+    found = final(out)
+    assert {call: data["recorded_call_id"] for call, data in found.items()} == {
+        "100": "r1",
+        "101": "r2",
+    }
+    assert rows(out)["acme", "100"]["counterparts"] == [
+        {"connection": "bots", "call_id": "r1"},
+        {"connection": "bots", "call_id": "r2"},
+    ]
+
+
 def test_what_is_too_near_to_choose_is_ambiguous_and_names_the_candidates() -> None:
     facts: list[Fact] = [
         AGENT,
@@ -487,7 +507,7 @@ def test_two_conversations_that_become_one_leave_one_verdict() -> None:
     facts: list[Fact] = [
         AGENT,
         pushed("100", T0),
-        pushed("300", T0 + 10 * MINUTE),
+        pushed("300", T0 + 4 * MINUTE),
         recorded("r1", T0, T0 + MINUTE),
         read(T0 + HOUR, T0 + HOUR),
         event("300", "transcript_ready", T0 + 2 * HOUR, related_call_ids=["100"]),
