@@ -128,6 +128,8 @@ import importlib, sys, threading, os
 # What others wrote is loaded once, before: it takes long.
 import apsw, httpx, orjson, phonenumbers, prometheus_client, pydantic, rich.console, starlette
 import structlog, typer, uvicorn, uvloop, httptools, jwt, pybase64, tomli_w, rich.text
+import aiokafka, msgspec, stamina, standardwebhooks, websockets.asyncio.client
+import websockets.asyncio.server
 for name in sys.argv[1:]:
     process = os.fork()
     if process == 0:
