@@ -1,0 +1,73 @@
+"""`dialstream up` where one connection is pushed, and another one has records of the same calls."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import MakeProduct
+from tests.consumers.poll.small_dialpad import SmallDialpad
+from tests.consumers.reconcile.test_role import push, verdicts, wait_for
+from tests.kit import SECRET, Product
+
+MINUTE_MS = 60_000
+
+
+@pytest.fixture
+def dialpad() -> Iterator[SmallDialpad]:
+    with SmallDialpad() as serving:
+        yield serving
+
+
+def counterparts(product: Product) -> set[tuple[str, str]]:
+    """(connection, the other's call) by the last row of each conversation."""
+    last = {event["partitionkey"]: event for event in product.events("conversation")}
+    return {
+        (event["connection"], each["call_id"])
+        for event in last.values()
+        for each in event["data"]["counterparts"]
+    }
+
+
+def test_calls_that_two_connections_see_are_matched_and_it_goes_on_when_killed(
+    make_product: MakeProduct, dialpad: SmallDialpad
+) -> None:
+    dialpad.add(4, hours_ago=1, apart_ms=10 * MINUTE_MS)
+    dialpad.calls[:] = [
+        {**item, "internal_number": "+15551230042", "external_number": "+15551239999"}
+        for item in dialpad.calls
+    ]
+    bots = dialpad.connection()
+    pair = {"pushed": "acme", "recorded": "bots", "numbers": ["+15551230042"]}
+    product = make_product(
+        command=("up",),
+        settings={
+            "connections": {"acme": {"provider": "dialpad", "secrets": [SECRET]}, "bots": bots},
+            "reconcile": {"settle_s": 1, "since": "2020-01-01T00:00:00Z", "pairs": [pair]},
+        },
+    ).start()
+    pushed, lost = dialpad.calls[:3], dialpad.calls[3]
+    for item in pushed:
+        # Each connection has ids of its own.
+        push(product, {**item, "call_id": str(int(item["call_id"]) + 10**6)})
+    matched = {str(int(item["call_id"]) + 10**6): "matched" for item in pushed}
+    alone = {lost["call_id"]: "push_missing"}
+    wait_for(lambda: final(product), matched | alone, product)
+    assert not [e for e in product.events("call") if e["via"] == "backfill"]
+    product.kill()
+
+    product.start()
+    late = str(int(lost["call_id"]) + 10**6)
+    push(product, {**lost, "call_id": late})
+    wait_for(lambda: final(product), matched | {late: "late"}, product)
+    both = {("acme", call["call_id"]) for call in dialpad.calls}
+    both |= {("bots", str(int(call["call_id"]) + 10**6)) for call in dialpad.calls}
+    wait_for(lambda: counterparts(product), both, product)
+    assert product.stop() == 0
+
+
+def final(product: Product) -> dict[str, str]:
+    """What a reader has in the end: without what is void."""
+    found = [e for e in product.events("verdict") if e["type"].startswith("dialstream.verdict")]
+    void = {event["data"]["revises"] for event in found}
+    standing = {e["data"]["call_id"] for e in found if e["id"] not in void}
+    return {call: word for call, word in verdicts(product).items() if call in standing}
