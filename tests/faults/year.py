@@ -76,6 +76,8 @@ class FastLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._idle = _Idle()
         super().__init__(self._idle)
+        # After half a year a nanosecond is less than such a number can tell.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return 1000.0 + self._idle.passed_s
