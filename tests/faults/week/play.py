@@ -122,6 +122,8 @@ def settings_of(dialpad: SimulatedDialpad, **poll: Any) -> dict[str, Any]:
     """Of a connection that is pushed to, listened to, and polled."""
     return {
         "logging": {"format": "json"},
+        # What is judged here is what came in, and not what we make of it.
+        "reconcile": {"enabled": False},
         "connections": {
             "acme": {
                 "provider": "dialpad",

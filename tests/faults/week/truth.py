@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,10 +94,10 @@ class ToldWorld(World):
         #: By id.
         self.facts: dict[str, Fact] = {}
 
-    def until(self, to_ms: int) -> Iterator[Happening]:
-        for happening in super().until(to_ms):
-            self.note(happening)
-            yield happening
+    def go_on(self) -> Happening:
+        happening = super().go_on()
+        self.note(happening)
+        return happening
 
     def note(self, happening: Happening) -> None:
         kind = kind_of(happening)
