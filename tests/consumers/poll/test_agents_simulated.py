@@ -46,7 +46,7 @@ def connection_to(provider: str, simulated: Any, **poll: Any) -> Connection:
 async def until_all(poller: AgentsPoller | Poller, holds: Any) -> None:
     task = asyncio.create_task(poller.run())
     try:
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(220):
             while not await holds():
                 assert not task.done()
                 await asyncio.sleep(0.2)
@@ -85,7 +85,7 @@ def agents_poller(dialgood: SimulatedDialgood, job: FakeJob, log: Any, seen: See
     )
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 async def test_a_bad_day_of_dialgood_loses_nothing(tmp_path: Path) -> None:
     faults = Faults(
         broken=0.02,
@@ -122,7 +122,7 @@ async def test_a_bad_day_of_dialgood_loses_nothing(tmp_path: Path) -> None:
     seen.close()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 async def test_all_that_diallink_lists_is_read(tmp_path: Path) -> None:
     job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     async with simulated_diallink(days=0.01, pace=1.0) as diallink, open_journal(tmp_path) as log:
@@ -170,7 +170,7 @@ def later(product: Product) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(300)
 async def test_a_notified_call_is_read_again_long_before_the_list(
     make_product: MakeProduct,
 ) -> None:

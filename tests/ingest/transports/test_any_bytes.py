@@ -75,6 +75,7 @@ class Receiver:
             "delivery_refused",
             "delivery_rejected",
             "rejects_alarm",
+            "delivery_slow",  # the machine's
         }
         assert_no_traceback(self.product.stderr)
 
