@@ -92,7 +92,7 @@ async def test_a_bad_day_of_dialgood_loses_nothing(tmp_path: Path) -> None:
         limited=0.01,
         cut=0.02,
         html=0.02,
-        agents_vanish=0.1,
+        agents_vanish=0.02,
     )
     job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     async with simulated_dialgood(days=0.02, pace=1.0) as dialgood, open_journal(tmp_path) as log:
