@@ -83,34 +83,16 @@ def tail(
 def poll(config: ConfigOption = None) -> None:
     """Read back what the providers keep: calls, and what the setting `also` names."""
     from consumers.poll.role import poll_alone
-    from ingest.logs import setup_logs
-    from ingest.runner import run
-    from ingest.settings import load_settings
 
-    settings = load_settings(config)
-    logs = setup_logs(settings.logging.format, settings.logging.level)
-    try:
-        code = run(lambda stopping: poll_alone(settings, stopping))
-    finally:
-        logs.close()
-    raise typer.Exit(code)
+    raise typer.Exit(ingest_cli.run_alone(poll_alone, config))
 
 
 @app.command()
 def reconcile(config: ConfigOption = None) -> None:
     """Match what was pushed with what was recorded: verdicts, the ledger, completeness."""
     from consumers.reconcile.role import reconcile_alone
-    from ingest.logs import setup_logs
-    from ingest.runner import run
-    from ingest.settings import load_settings
 
-    settings = load_settings(config)
-    logs = setup_logs(settings.logging.format, settings.logging.level)
-    try:
-        code = run(lambda stopping: reconcile_alone(settings, stopping))
-    finally:
-        logs.close()
-    raise typer.Exit(code)
+    raise typer.Exit(ingest_cli.run_alone(reconcile_alone, config))
 
 
 @app.command()
@@ -125,12 +107,12 @@ def completeness(
 
     Exits with 1 if a connection is below the objective of the settings.
     """
-    from consumers.instants import instant
+    from consumers.instants import since as since_when
     from consumers.reconcile.report import show_completeness
     from ingest.settings import load_settings
 
     settings = load_settings(config)
-    raise typer.Exit(show_completeness(settings, instant("--since", since), as_json=as_json))
+    raise typer.Exit(show_completeness(settings, since_when("--since", since), as_json=as_json))
 
 
 @app.command()

@@ -11,14 +11,19 @@ _AGO = re.compile(r"(\d{1,6})([mhd])")
 _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def instant(option: str, text: str) -> int:
-    """Milliseconds since 1970 of RFC 3339, of a date's beginning in UTC, or of so long ago (24h).
-
-    Raises ConfigError that names the option.
-    """
+def since(option: str, text: str) -> int:
+    """The same, or so long ago: 30m, 24h, 7d."""
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return max(0, now_ms() - int(ago[1]) * _UNIT_MS[ago[2]])
+    return instant(option, text)
+
+
+def instant(option: str, text: str) -> int:
+    """Milliseconds since 1970 of RFC 3339, or of a date's beginning in UTC.
+
+    Raises ConfigError that names the option.
+    """
     try:
         when = datetime.fromisoformat(text)
         if _DATE.fullmatch(text):

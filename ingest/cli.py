@@ -1,10 +1,15 @@
 """Commands of the ingest side. What a command needs is imported when it runs: help is instant."""
 
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ingest.runner import Stopping
+    from ingest.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -49,20 +54,27 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(config, name="config")
 
 
-def receive(config: ConfigOption = None) -> None:
-    """Run the receiver: the public port, the admin port, nothing else."""
+def run_alone(
+    role: "Callable[[Settings, Stopping], Coroutine[None, None, None]]", config: Path | None
+) -> int:
+    """Be one role and nothing else, until a signal; the exit code. Raises ConfigError."""
     from ingest.logs import setup_logs
-    from ingest.receiver import receive_alone
     from ingest.runner import run
     from ingest.settings import load_settings
 
     settings = load_settings(config)
     logs = setup_logs(settings.logging.format, settings.logging.level)
     try:
-        code = run(lambda stopping: receive_alone(settings, stopping))
+        return run(lambda stopping: role(settings, stopping))
     finally:
         logs.close()
-    raise typer.Exit(code)
+
+
+def receive(config: ConfigOption = None) -> None:
+    """Run the receiver: the public port, the admin port, nothing else."""
+    from ingest.receiver import receive_alone
+
+    raise typer.Exit(run_alone(receive_alone, config))
 
 
 def listen(config: ConfigOption = None) -> None:
@@ -71,17 +83,8 @@ def listen(config: ConfigOption = None) -> None:
     A second one stands by.
     """
     from ingest.listener import listen_alone
-    from ingest.logs import setup_logs
-    from ingest.runner import run
-    from ingest.settings import load_settings
 
-    settings = load_settings(config)
-    logs = setup_logs(settings.logging.format, settings.logging.level)
-    try:
-        code = run(lambda stopping: listen_alone(settings, stopping))
-    finally:
-        logs.close()
-    raise typer.Exit(code)
+    raise typer.Exit(run_alone(listen_alone, config))
 
 
 def send(

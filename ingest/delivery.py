@@ -124,7 +124,7 @@ class AgentRecords(Records, Protocol):
         ...
 
     def versions_of(self, agent_id: str, via: str) -> AsyncIterator[Sequence[Event]]:
-        """``change.versioned`` of all versions of an agent, the newest page first."""
+        """``change.versioned`` of all versions of an agent, in no order that is known."""
         ...
 
 

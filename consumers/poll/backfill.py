@@ -8,17 +8,17 @@ import asyncio
 import difflib
 import itertools
 import json
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from consumers.instants import instant
 from consumers.poll.loops import OF_ALL, SOURCE, closing_pages, pause_s
 from consumers.poll.role import memory_path
 from consumers.poll.seen import CALLS, Seen
@@ -35,7 +35,7 @@ from ingest.providers import PROVIDERS
 from ingest.runner import Stopping, run
 from ingest.settings import Connection, Settings
 from schemas.event import Event
-from schemas.times import LAST_MS, rfc3339
+from schemas.times import rfc3339
 
 ROLE = "backfill"
 
@@ -46,8 +46,6 @@ _HALF_PAGES = 20
 
 #: So many agents that cannot be read end it.
 _FAILED_AGENTS = 3
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
 @dataclass(slots=True)
@@ -84,7 +82,7 @@ def backfill(
     Raises ConfigError.
     """
     connection = _connection(settings, name, rate)
-    from_ms, to_ms = _instant("--from", from_), _instant("--to", to)
+    from_ms, to_ms = instant("--from", from_), instant("--to", to)
     if from_ms >= to_ms:
         raise ConfigError("--to is not after --from: there is nothing between them")
     logs = setup_logs(settings.logging.format, "error")
@@ -416,21 +414,3 @@ def _connection(settings: Settings, name: str, rate: float | None) -> Connection
         return connection
     poll = connection.poll.model_copy(update={"requests_per_s": rate})
     return connection.model_copy(update={"poll": poll})
-
-
-def _instant(option: str, text: str) -> int:
-    """Milliseconds since 1970 of RFC 3339, or of a date's beginning in UTC. Raises ConfigError."""
-    try:
-        when = datetime.fromisoformat(text)
-        if _DATE.fullmatch(text):
-            when = when.replace(tzinfo=UTC)
-        if when.tzinfo is None:
-            raise ConfigError(f"{option}: {text!r} has no zone: add Z, or one like -05:00")
-        ms = round(when.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        raise ConfigError(
-            f"{option}: {text!r} is no time: write 2026-09-21, or 2026-09-21T14:00:00Z"
-        ) from None
-    if not 0 <= ms <= LAST_MS:
-        raise ConfigError(f"{option}: {text!r} is before 1970")
-    return ms
