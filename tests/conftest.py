@@ -1,5 +1,6 @@
 """What every test can ask for."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import pytest
 pytest.register_assert_rewrite("tests.kit")
 
 pytest_plugins = ["tests.kafka.fixtures"]
+
+# Whoever is started in the background of a shell ignores Ctrl-C, and so do all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.kit import Product  # noqa: E402 - its asserts are rewritten
 
