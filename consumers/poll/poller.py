@@ -5,7 +5,6 @@ the recaps, and nothing else.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -18,11 +17,13 @@ from consumers.poll.gaps import Gaps, close_gap, found_in
 from consumers.poll.hints import DELAYS_S, Hinted, Hints, is_final
 from consumers.poll.loops import (
     BACKOFF_S,
+    CLOCK,
     LOOK_S,
     NEVER,
     SOURCE,
     STOPPED_S,
     VIA,
+    Clock,
     Loops,
     Storing,
     closing_pages,
@@ -39,7 +40,7 @@ from ingest.providers import PROVIDERS
 from ingest.settings import Connection
 from ingest.work import Job
 from schemas.event import Event, id_part
-from schemas.times import minute, now_ms
+from schemas.times import minute
 
 log = structlog.get_logger()
 
@@ -84,6 +85,8 @@ class Poller:
         hint_delays_s: Sequence[float] = DELAYS_S,
         stopped_s: float = STOPPED_S,
         backoff_s: tuple[float, float] = BACKOFF_S,
+        look_s: float = LOOK_S,
+        clock: Clock = CLOCK,
     ) -> None:
         """``hints``: of all connections; None if there are none of this one."""
         self.name = job.connection
@@ -97,8 +100,15 @@ class Poller:
         #: If single calls cannot be read there may be a line for each notification.
         self._hint_failures = Sample()
         self._delays_s = artefact_delays_s
+        self._look_s = look_s
+        self._clock = clock
         self._loops = Loops(
-            self.name, open_records, CALLS, stopped_s=stopped_s, backoff_s=backoff_s
+            self.name,
+            open_records,
+            CALLS,
+            stopped_s=stopped_s,
+            backoff_s=backoff_s,
+            look_s=look_s,
         )
         self._storing = Storing(self.name, publisher)
         #: A page is compared, stored and remembered before the next one is compared.
@@ -154,21 +164,23 @@ class Poller:
         websocket = self._job.checkpoint("websocket") or {}
         gaps = self._gaps.of(self.name, whole(websocket, "connected_ms"))
         POLL_GAPS_OPEN.labels(self.name).set(len(gaps))
-        window = self._plan.next(now_ms(), time.monotonic(), gaps)
+        window = self._plan.next(self._clock.now_ms(), self._clock.steady_s(), gaps)
         if not isinstance(window, Window):
             return window
         if window.kind == "sweep" and self._sweep_turn == 0:
             self._sweep_turn = self._seen.begin(CALLS)
-        begun_s = time.monotonic()
+        begun_s = self._clock.steady_s()
         read = published = 0
         async with closing_pages(records.calls(window.from_ms, window.to_ms, VIA)) as pages:
             async for page in pages:
                 read += len(page)
                 published += await self._take_page(page, window.gaps)
-        self._plan.done(window, time.monotonic())
+        self._plan.done(window, self._clock.steady_s())
         if window.last:
             for gap in window.gaps:
-                await close_gap(self.name, gap, self._gaps, self._seen, self._storing, now_ms())
+                await close_gap(
+                    self.name, gap, self._gaps, self._seen, self._storing, self._clock.now_ms()
+                )
             if window.kind == "sweep":
                 self._swept()
         if window.kind != "gap":
@@ -180,7 +192,7 @@ class Poller:
             read=read,
             published=published,
             window_s=round((window.to_ms - window.from_ms) / 1000, 3),
-            seconds=round(time.monotonic() - begun_s, 3),
+            seconds=round(self._clock.steady_s() - begun_s, 3),
         )
         return 0.0
 
@@ -189,7 +201,7 @@ class Poller:
         async with self._taking:
             fresh = self._seen.fresh(CALLS, page)
             await self._storing.page(CALLS, page, fresh)
-            due_ms = now_ms() + round(self._delays_s[0] * 1000)
+            due_ms = self._clock.now_ms() + round(self._delays_s[0] * 1000)
             artefacts = [what for what in self._poll.also if what in ARTEFACTS]
             self._seen.remember(
                 CALLS,
@@ -219,7 +231,7 @@ class Poller:
 
     def _watermark_age_s(self) -> float:
         mark_ms = self._plan.watermark_ms
-        return float("nan") if mark_ms is None else (now_ms() - mark_ms) / 1000
+        return float("nan") if mark_ms is None else (self._clock.now_ms() - mark_ms) / 1000
 
     # Calls of which the provider has notified us
 
@@ -230,11 +242,11 @@ class Poller:
         if self._hints is not None and not self._listening:
             self._listening = True
             self._hints.listen(
-                self.name, lambda call_id: self._hinted.add(call_id, time.monotonic())
+                self.name, lambda call_id: self._hinted.add(call_id, self._clock.steady_s())
             )
-        taken = self._hinted.take(time.monotonic())
+        taken = self._hinted.take(self._clock.steady_s())
         if isinstance(taken, float):
-            return min(taken, LOOK_S)
+            return min(taken, self._look_s)
         call_id, tries = taken
         page: Sequence[Event] = ()
         try:
@@ -243,11 +255,11 @@ class Poller:
         except ApiError as error:
             if error.reason not in _ITS_OWN:
                 raise
-            if self._hint_failures.take(time.monotonic()) is not None:
+            if self._hint_failures.take(self._clock.steady_s()) is not None:
                 self._loops.fail(HINTS, error, 1)
         finally:
             if not is_final(page):
-                self._hinted.again(call_id, tries + 1, time.monotonic())
+                self._hinted.again(call_id, tries + 1, self._clock.steady_s())
         return 0.0
 
     # What the setting `also` names
@@ -256,11 +268,11 @@ class Poller:
         """Fetch what is wanted of one call, if something is due."""
         wanted = self._seen.next_wanted(what)
         if wanted is None:
-            return LOOK_S
+            return self._look_s
         call_id, due_ms, tries = wanted
         # Nothing waits longer than that: what does was put off by a clock that was ahead.
-        if 0 < due_ms - now_ms() <= max(self._delays_s) * 1000:
-            return LOOK_S
+        if 0 < due_ms - self._clock.now_ms() <= max(self._delays_s) * 1000:
+            return self._look_s
         found: list[Event] = []
         try:
             async with closing_pages(records.also(what, [call_id], VIA)) as pages:
@@ -277,7 +289,7 @@ class Poller:
             self._seen.fetched(what, call_id, found)
         elif tries + 1 < len(self._delays_s):
             wait_s = self._delays_s[tries + 1]
-            self._seen.put_off(what, call_id, now_ms() + round(wait_s * 1000))
+            self._seen.put_off(what, call_id, self._clock.now_ms() + round(wait_s * 1000))
         else:
             self._seen.fetched(what, call_id)
         return 0.0
@@ -287,7 +299,7 @@ class Poller:
         if not isinstance(records, RecordingRecords):
             return NEVER
         plan = self._recordings_plan
-        window = plan.next(now_ms(), time.monotonic(), ())
+        window = plan.next(self._clock.now_ms(), self._clock.steady_s(), ())
         if not isinstance(window, Window):
             return window
         if window.kind == "sweep" and self._recordings_turn == 0:
@@ -296,7 +308,7 @@ class Poller:
             async for page in pages:
                 await self._storing.page(RECORDINGS, page, self._seen.fresh(RECORDINGS, page))
                 self._seen.remember(RECORDINGS, page)
-        plan.done(window, time.monotonic())
+        plan.done(window, self._clock.steady_s())
         if window.kind == "sweep" and window.last:
             # What was not in this sweep lies behind its window for good.
             self._seen.forget_before(RECORDINGS, self._recordings_turn)
@@ -314,10 +326,10 @@ class Poller:
             every_s = min(every_s, self._poll.every_s)
         last_ms = self._seen.note(f"listed {what}")
         if last_ms is not None:
-            since_s = (now_ms() - int(last_ms)) / 1000
+            since_s = (self._clock.now_ms() - int(last_ms)) / 1000
             if 0 <= since_s < every_s:
                 return every_s - since_s
-        begun_ms = now_ms()
+        begun_ms = self._clock.now_ms()
         turn = self._seen.begin(what)
         async with closing_pages(records.also(what, [], VIA)) as pages:
             async for page in pages:
@@ -346,7 +358,7 @@ class Poller:
     async def _tell_deleted(self, what: str, turn: int) -> None:
         gone = self._seen.missing(what, turn)
         events = [
-            deleted_contact(self.name, key, fact, now_ms())
+            deleted_contact(self.name, key, fact, self._clock.now_ms())
             for key, fact in gone
             if key.startswith("contact/")
         ]
