@@ -22,7 +22,7 @@ import structlog
 
 from ingest.errors import PublishError
 from ingest.eventlog.lanes import Group, Lane, Room
-from ingest.eventlog.log import Behind, Place, Record, Start, StoredRecord
+from ingest.eventlog.log import Behind, Keys, Place, Record, Start, StoredRecord
 from ingest.eventlog.segments import (
     CORRUPT,
     Segment,
@@ -176,8 +176,11 @@ class JournalReader:
         topics: Sequence[str],
         group: str | None,
         start: Start,
+        keys: Keys | None = None,
     ) -> None:
-        self._cursors = {topic: Cursor(folder / topic) for topic in topics}
+        self._cursors = {
+            topic: Cursor(folder / topic, None if keys is None else keys[topic]) for topic in topics
+        }
         self._group = None if group is None else _Group(folder / "groups" / group)
         self._start = start
         self._placed: set[str] = set()
@@ -270,12 +273,13 @@ async def open_reader(
     *,
     group: str | None = None,
     start: Start = "earliest",
+    keys: Keys | None = None,
 ) -> AsyncIterator[JournalReader]:
-    """Read topics of the journal below ``path``.
+    """Read topics of the journal below ``path``; with ``keys``, the records of these alone.
 
     A group goes on behind what it has committed; ``start`` is for where nothing was.
     """
-    reader = JournalReader(journal_folder(path), topics, group, start)
+    reader = JournalReader(journal_folder(path), topics, group, start, keys)
     try:
         yield reader
     finally:
@@ -293,8 +297,9 @@ def _go_behind(cursor: "Cursor", topic: str, start: Behind) -> None:
 class Cursor:
     """A place in one topic, moving from segment to segment. Used by one thread at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: Collection[bytes] | None = None) -> None:
         self._folder = folder
+        self._keys = keys
         self.after = 0
         self._path: Path | None = None
         self._segment: Segment | None = None
@@ -325,6 +330,7 @@ class Cursor:
         for path in self._ahead():
             try:
                 with closing(Segment(path)) as segment:
+                    segment.keys = self._keys
                     if segment.read("", self.after, 1):
                         return False
             except CORRUPT:
@@ -381,6 +387,7 @@ class Cursor:
                 return []
             try:
                 self._segment = Segment(self._path)
+                self._segment.keys = self._keys
             except CORRUPT:
                 self._give_up(topic, self._path)
                 return []

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +15,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from ingest.errors import ConfigError
-from ingest.eventlog.log import Behind, LostError, Place, Start, StoredRecord
+from ingest.eventlog.log import Behind, Keys, LostError, Place, Start, StoredRecord
+from ingest.eventlog.producer import partition_of
+from schemas.topics import partition_key
 
 log = structlog.get_logger()
 
@@ -217,8 +220,11 @@ async def open_kafka_reader(
     *,
     group: str | None = None,
     start: Start = "earliest",
+    keys: Keys | None = None,
 ) -> AsyncIterator[KafkaReader]:
     """Read topics, named without ``prefix``; ``options``: of aiokafka's client.
+
+    With ``keys``, the partitions of these alone.
 
     A group goes on behind what it has committed; ``start`` is for where nothing was. Where what
     comes next has been deleted meanwhile, it is what is left. Raises ConfigError if the cluster
@@ -232,6 +238,8 @@ async def open_kafka_reader(
             f"kafka.bootstrap_servers: {', '.join(options['bootstrap_servers'])} cannot be read "
             f"({type(error).__name__}): `dialstream doctor` says more"
         ) from None
+    if keys is not None:
+        partitions = _those_of(keys, partitions, prefix)
     consumer = AIOKafkaConsumer(
         **options,
         group_id=group and f"{prefix}{group}",
@@ -251,6 +259,20 @@ async def open_kafka_reader(
         yield reader
     finally:
         await reader.close()
+
+
+def _those_of(
+    keys: Keys, partitions: Sequence[TopicPartition], prefix: str
+) -> list[TopicPartition]:
+    """The partitions in which records of these keys are."""
+    counts = Counter(place.topic for place in partitions)
+    wanted = {
+        TopicPartition(prefix + topic, partition_of(partition_key(topic, key), count))
+        for topic, its_keys in keys.items()
+        if (count := counts[prefix + topic])
+        for key in its_keys
+    }
+    return [place for place in partitions if place in wanted]
 
 
 def stored_record(

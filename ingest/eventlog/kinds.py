@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ingest.eventlog.journal import open_journal
 from ingest.eventlog.journal import open_reader as open_journal_reader
-from ingest.eventlog.log import EventLog, Reader, Start
+from ingest.eventlog.log import EventLog, Keys, Reader, Start
 from ingest.settings import Settings
 from schemas.event import digest_of_bytes
 
@@ -62,16 +62,23 @@ def open_reader(
     *,
     group: str | None = None,
     start: Start = "earliest",
+    keys: Keys | None = None,
 ) -> AbstractAsyncContextManager[Reader]:
-    """Read topics. A group goes on behind what it has committed; ``start`` is for the rest."""
+    """Read topics. A group goes on behind what it has committed; ``start`` is for the rest.
+
+    ``keys``: only what can hold records of these is read; others may be handed out as well. Not
+    for groups.
+    """
     if settings.eventlog.kind == "journal":
-        return open_journal_reader(settings.eventlog.path, topics, group=group, start=start)
+        return open_journal_reader(
+            settings.eventlog.path, topics, group=group, start=start, keys=keys
+        )
     from ingest.eventlog.cluster import client_options  # noqa: PLC0415
     from ingest.eventlog.kafka_reader import open_kafka_reader  # noqa: PLC0415
 
     kafka = settings.kafka
     return open_kafka_reader(
-        client_options(kafka), kafka.topic_prefix, topics, group=group, start=start
+        client_options(kafka), kafka.topic_prefix, topics, group=group, start=start, keys=keys
     )
 
 

@@ -49,6 +49,10 @@ class Behind(Struct, frozen=True):
     since_ms: Mapping[str, int] = {}
 
 
+Keys: TypeAlias = Mapping[str, Collection[bytes]]
+"""Topic → the keys of which somebody wants to read."""
+
+
 Start: TypeAlias = Literal["earliest", "latest"] | Behind
 """Where a reader begins."""
 

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -76,6 +76,8 @@ class Segment:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: `read` returns records of these alone; SQLite looks through the others, which is quick.
+        self.keys: Collection[bytes] | None = None
         self.first = first_position(path)
         #: Some of it could not be read.
         self.damaged = False
@@ -213,21 +215,28 @@ class Segment:
         those that can be read; then `damaged` is set.
         """
         try:
-            rows = self._rows(after, limit)
+            rows = self._rows(after, limit, self.keys)
             try:
                 return _up_to(max_bytes, (_stored(topic, row) for row in rows))
             finally:
                 rows.close()
         except UNREADABLE:
             self.damaged = True
-            return _up_to(max_bytes, islice(self._readable(topic, after), limit))
+            readable = self._wanted(self._readable(topic, after))
+            return _up_to(max_bytes, islice(readable, limit))
 
-    def _rows(self, after: int, limit: int) -> apsw.Cursor:
-        return self._db.execute(
-            "select position, written_ms, key, value, headers from records"
-            " where position >= ? order by position limit ?",
-            (after + 1, limit),  # `> after` would look at the page of `after`, which may be damaged
+    def _rows(self, after: int, limit: int, keys: Collection[bytes] | None = None) -> apsw.Cursor:
+        these = "" if keys is None else f" and key in ({', '.join('?' * len(keys))})"
+        statement = (
+            "select position, written_ms, key, value, headers from records"  # noqa: S608
+            f" where position >= ?{these} order by position limit ?"
         )
+        # `> after` would look at the page of `after`, which may be damaged.
+        return self._db.execute(statement, (after + 1, *(keys or ()), limit))
+
+    def _wanted(self, records: Iterator[StoredRecord]) -> Iterator[StoredRecord]:
+        keys = self.keys
+        return records if keys is None else (each for each in records if each.key in keys)
 
     def _readable(self, topic: str, after: int) -> Iterator[StoredRecord]:
         misses = 0

@@ -19,7 +19,7 @@ from ingest.eventlog.cluster import client_options, weak_topics
 from ingest.eventlog.journal import journal_folder, open_journal, open_reader
 from ingest.eventlog.kafka import open_kafka
 from ingest.eventlog.kafka_reader import open_kafka_reader
-from ingest.eventlog.log import EventLog, Reader, Start
+from ingest.eventlog.log import EventLog, Keys, Reader, Start
 from ingest.eventlog.retention import tidy
 from ingest.eventlog.segments import segment_paths
 from ingest.settings import Kafka
@@ -50,7 +50,12 @@ class Harness(Protocol):
         ...
 
     def open_reader(
-        self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        start: Start = "earliest",
+        keys: Keys | None = None,
     ) -> AbstractAsyncContextManager[Reader]: ...
 
     def stalled(self, topic: str) -> AbstractAsyncContextManager[None]:
@@ -77,9 +82,14 @@ class JournalHarness:
             yield publisher
 
     def open_reader(
-        self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        start: Start = "earliest",
+        keys: Keys | None = None,
     ) -> AbstractAsyncContextManager[Reader]:
-        return open_reader(self._path, topics, group=group, start=start)
+        return open_reader(self._path, topics, group=group, start=start, keys=keys)
 
     @asynccontextmanager
     async def stalled(self, topic: str) -> AsyncIterator[None]:
@@ -133,10 +143,15 @@ class KafkaHarness:
             yield publisher
 
     def open_reader(
-        self, topics: Sequence[str], *, group: str | None = None, start: Start = "earliest"
+        self,
+        topics: Sequence[str],
+        *,
+        group: str | None = None,
+        start: Start = "earliest",
+        keys: Keys | None = None,
     ) -> AbstractAsyncContextManager[Reader]:
         options, prefix = client_options(self._kafka), self._kafka.topic_prefix
-        return open_kafka_reader(options, prefix, topics, group=group, start=start)
+        return open_kafka_reader(options, prefix, topics, group=group, start=start, keys=keys)
 
     @asynccontextmanager
     async def stalled(self, topic: str) -> AsyncIterator[None]:

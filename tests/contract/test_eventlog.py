@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -451,6 +451,25 @@ async def test_a_reader_may_begin_at_a_time(harness: "Harness") -> None:
                 assert wanted <= set(values(await read_to_end(reader)))
         async with harness.open_reader(["calls"], start=Behind({})) as reader:
             assert set(values(await read_to_end(reader))) == {b"1", b"2"}
+
+
+async def test_a_reader_of_keys_gets_all_of_theirs(harness: "Harness") -> None:
+    records = [record(f"k{n % 40}", f"{n}".ljust(3000)) for n in range(400)]
+    async with harness.open_publisher() as publisher:
+        await stored(publisher, record("other", "m", topic="messages"), *records)
+        keys = {"calls": [b"k3", b"k7", b"never"], "messages": [b"k3"]}
+        async with harness.open_reader(["calls", "messages"], keys=keys) as reader:
+            read = await read_to_end(reader)
+            assert await reader.caught_up()
+            await stored(publisher, record("k7", "late"))
+            read += await read_to_end(reader)
+    # Others may be among them, but not everything.
+    assert len(read) < 401
+    wanted = [each.value for each in records if each.key in keys["calls"]]
+    theirs = [each for each in read if each.topic == "calls" and each.key in keys["calls"]]
+    assert Counter(values(theirs)) == Counter([*wanted, b"late"])
+    of_one = [each.position for each in theirs if each.key == b"k7"]
+    assert of_one == sorted(of_one)
 
 
 async def test_a_fetch_returns_in_time_with_nothing_and_at_once_with_something(
