@@ -8,12 +8,13 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractAsyncContextManager, closing, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import orjson
 import structlog
+from msgspec import Struct
 
 from consumers.reconcile.core import Core
 from consumers.reconcile.facts import LATE_MS, TOPICS, Fact, read_fact
@@ -24,7 +25,7 @@ from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.kinds import open_reader
-from ingest.eventlog.log import Behind, Reader, Record, StoredRecord
+from ingest.eventlog.log import Behind, Publisher, Reader, Record, StoredRecord
 from ingest.metrics import (
     COMPLETENESS,
     RECONCILE_BEHIND_SECONDS,
@@ -47,16 +48,14 @@ ROLE = "reconciler"
 #: Whose work is shared; and the name of our checkpoint.
 _WORK = SOURCE = "reconcile"
 
-#: What was worked out is remembered, and then written, so often.
-_COMMIT_S = 1.0
-#: Or when so many records wait to be written; of these, so many are handed over at a time.
+#: What was worked out is remembered at once when so many records wait to be written; of these, so
+#: many are handed over at a time.
 _COMMIT_RECORDS = 5_000
 _WRITE_RECORDS = 500
 
 #: Facts that are taken in, and records that are read, before others in the process have their turn.
 _AT_A_TIME, _READ_AT_A_TIME = 50, 200
 
-_FETCH_S = 0.5
 _PUBLISH_S = 30.0
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -65,6 +64,19 @@ _TIDY_MS = 3_600_000
 
 #: A log that is read from the middle tells of calls of which the beginning is missing.
 _WHOLE_MS = 3_600_000
+
+
+class Habits(Struct, frozen=True, kw_only=True):
+    """How a reconciler spends its time, in seconds."""
+
+    #: It waits so long for something new on the log.
+    fetch_s: float = 0.5
+    #: What was worked out is remembered, and then written, so often.
+    commit_s: float = 1.0
+
+
+#: Opens a reader of topics that begins behind what was dealt with.
+Open = Callable[[Sequence[str], Behind], AbstractAsyncContextManager[Reader]]
 
 
 def rules_of(settings: Reconcile) -> Rules:
@@ -159,7 +171,7 @@ async def reconcile(service: Service) -> None:
     """Reconcile the connections that are ours until the service is stopping."""
 
     async def run(job: Job) -> None:
-        await _Reconciler(service, job).run()
+        await Reconciler(service.settings, service.eventlog, job).run()
 
     homes = list(components(service.settings))
     sharing = asyncio.create_task(share_work(service, _WORK, homes, run))
@@ -175,21 +187,39 @@ async def reconcile(service: Service) -> None:
         sharing.result()
 
 
-class _Reconciler:
+class Reconciler:
     """Connections that have to do with each other, while they are ours."""
 
-    def __init__(self, service: Service, job: Job) -> None:
-        self._service = service
+    def __init__(
+        self,
+        settings: Settings,
+        publisher: Publisher,
+        job: Job,
+        open_log: Open | None = None,
+        *,
+        now_ms: Callable[[], int] = now_ms,
+        habits: Habits = Habits(),  # noqa: B008 - frozen
+    ) -> None:
+        """``open_log``: the event log of the settings if nothing else is given.
+
+        ``now_ms``: our clock, milliseconds since 1970.
+        """
+        self._settings = settings
+        self._publisher = publisher
         self._job = job
+        self._open_log = open_log or (
+            lambda topics, start: open_reader(settings, topics, start=start)
+        )
+        self._now_ms = now_ms
+        self._habits = habits
         self._name = job.connection
-        self._connections = components(service.settings)[job.connection]
-        self._pairs = pairs_of(service.settings, self._connections)
+        self._connections = components(settings)[job.connection]
+        self._pairs = pairs_of(settings, self._connections)
         self._prefixes = tuple(f"{name}/".encode() for name in self._connections)
         self._order = Order()
 
     async def run(self) -> None:
-        settings = self._service.settings
-        path = state_path(settings.eventlog.path, self._name)
+        path = state_path(self._settings.eventlog.path, self._name)
         state = await asyncio.to_thread(State.open, path)
         checkpoint = self._job.checkpoint(SOURCE) or {}
         is_ours = bool(checkpoint) and state.note("mark") == checkpoint.get("cache")
@@ -206,21 +236,21 @@ class _Reconciler:
             from_ms = self._from_ms(state)
             # Who is whose is in the directory, however long ago it was listed.
             start = Behind(state.positions(), {"calls": from_ms, "checkpoints": from_ms})
-            async with open_reader(settings, TOPICS, start=start) as reader:
+            async with self._open_log(TOPICS, start) as reader:
                 await self._follow(reader, core, state)
 
     async def _adopt(self, state: State, checkpoint: Any) -> int:
         """Make the state ours; since when calls are judged, milliseconds since 1970."""
         mark = state.note("mark")
-        first_ms = checkpoint.get("since_ms") or now_ms()
+        first_ms = checkpoint.get("since_ms") or self._now_ms()
         if mark is None:
             mark = secrets.token_hex(8)
-            state.set_note("begun_ms", now_ms())
+            state.set_note("begun_ms", self._now_ms())
         # In the checkpoint first: a state that nobody knows of is not believed.
         await self._patiently_save({"cache": mark, "since_ms": first_ms})
         state.set_note("mark", mark)
         state.set_note("about", self._about())
-        since = self._service.settings.reconcile.since
+        since = self._settings.reconcile.since
         return first_ms if since is None else round(since.timestamp() * 1000)
 
     def _about(self) -> list[Any]:
@@ -233,7 +263,7 @@ class _Reconciler:
         return int(state.note("begun_ms")) - self._window_ms
 
     def _core(self, state: State, since_ms: int) -> Core:
-        settings = self._service.settings
+        settings = self._settings
         judged = judged_connections(settings)
         core = Core(
             state,
@@ -255,23 +285,23 @@ class _Reconciler:
         committed_s = looked_s = loop.time()
         tidied_ms = core.clock_ms
         behind_gauge = RECONCILE_BEHIND_SECONDS.labels(self._name)
-        behind_gauge.set_function(lambda: max(0.0, (now_ms() - core.clock_ms) / 1000))
+        behind_gauge.set_function(lambda: max(0.0, (self._now_ms() - core.clock_ms) / 1000))
         try:
             while True:
-                found = await reader.fetch(wait_s=_FETCH_S)
+                found = await reader.fetch(wait_s=self._habits.fetch_s)
                 for nth, stored in enumerate(found, 1):
                     self._order.add(stored, self._fact(stored))
                     if nth % _READ_AT_A_TIME == 0:
                         await asyncio.sleep(0)
-                if not found or loop.time() - looked_s > _COMMIT_S:
+                if not found or loop.time() - looked_s > self._habits.commit_s:
                     looked_s = loop.time()
-                    now = now_ms()
+                    now = self._now_ms()
                     behind = await reader.behind()
                     clock_ms = self._order.reached_ms(behind) if behind else now - LATE_MS - SKEW_MS
                     if clock_ms is not None:
                         await self._advance(core, state, clock_ms)
                     reader.hold(self._order.too_far_ahead(behind))
-                if loop.time() - committed_s > _COMMIT_S:
+                if loop.time() - committed_s > self._habits.commit_s:
                     committed_s = loop.time()
                     await self._commit(core, state)
                     if core.clock_ms > tidied_ms + _TIDY_MS:
@@ -324,7 +354,7 @@ class _Reconciler:
     @property
     def _window_ms(self) -> int:
         """What is not settled by then never will be."""
-        settings = self._service.settings.reconcile
+        settings = self._settings.reconcile
         hold_s = settings.settle_s + settings.hold_max_s + _WHOLE_MS / 1000
         return round(max(settings.window_s, hold_s) * 1000)
 
@@ -336,7 +366,7 @@ class _Reconciler:
     async def _write_some(self, out: Sequence[Record]) -> None:
         for tries in itertools.count():
             try:
-                receipts = [self._service.eventlog.publish([record]) for record in out]
+                receipts = [self._publisher.publish([record]) for record in out]
                 deadline = asyncio.get_running_loop().time() + _PUBLISH_S
                 for receipt in receipts:
                     await receipt.wait(deadline)
