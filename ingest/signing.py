@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import orjson
 import pybase64
 
-from ingest.errors import ConfigError, VerificationError
+from ingest.errors import ConfigError, UnreadableError, VerificationError
 
 #: Longer JOSE headers than this are not looked into, in bytes of base64.
 _MAX_HEADER = 4096
@@ -138,6 +138,16 @@ class CompactJws:
             return _unb64(token[first + 1 : last])  # refuses a further dot
         except ValueError:
             raise VerificationError("not_a_jws") from None
+
+
+def payload_of_jws(token: bytes) -> bytes:
+    """What a compact JWS says, whoever has signed it. Raises UnreadableError if it is none."""
+    parts = token.strip().split(b".")
+    try:
+        _, payload, _ = parts
+        return _unb64(payload)
+    except ValueError:
+        raise UnreadableError("not_a_jws", "what was kept is no JWS") from None
 
 
 def _prepare(secret: bytes) -> "tuple[hashlib._Hash, hashlib._Hash]":

@@ -11,4 +11,7 @@ class Reject(Model):
     via: str
     received_at: Time
     headers: dict[str, str] = Field(default={}, description="Those that sign the body.")
-    body_base64: str = Field(description="The body as it was delivered.")
+    body_base64: str = Field(
+        description="The body as it was delivered. Empty if `redriven`: the reject has it."
+    )
+    events: list[str] = Field(default=[], description="If `redriven`: ids of what it became.")
