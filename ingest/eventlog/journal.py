@@ -22,9 +22,10 @@ import structlog
 
 from ingest.errors import PublishError
 from ingest.eventlog.lanes import Group, Lane, Room
-from ingest.eventlog.log import Behind, Keys, Place, Record, Start, StoredRecord
+from ingest.eventlog.log import Behind, Keys, Place, Record, Start, StoredRecord, Watcher
 from ingest.eventlog.segments import (
     CORRUPT,
+    SAFE_JUMP,
     Segment,
     first_position,
     make_folder,
@@ -177,7 +178,9 @@ class JournalReader:
         group: str | None,
         start: Start,
         keys: Keys | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
+        self._watcher = watcher
         self._cursors = {
             topic: Cursor(folder / topic, None if keys is None else keys[topic]) for topic in topics
         }
@@ -199,6 +202,7 @@ class JournalReader:
             await asyncio.wait([self._looking])
             looked, self._looking = self._looking, None
             found = looked.result()
+            self._tell()
             left_s = until - time.monotonic()
             if found or left_s <= 0:
                 return found
@@ -230,6 +234,16 @@ class JournalReader:
 
         return left | await self._in_thread(look)
 
+    async def ends(self) -> Mapping[Place, int]:
+        def look() -> Mapping[Place, int]:
+            return {
+                (topic, PARTITION): cursor.last() + 1
+                for topic, cursor in self._cursors.items()
+                if topic in self._placed
+            }
+
+        return await self._in_thread(look)
+
     def hold(self, places: Collection[Place]) -> None:
         self._held = frozenset(topic for topic, _ in places)
 
@@ -252,11 +266,14 @@ class JournalReader:
             if self._group is not None and not self._group.own(topic):
                 continue
             if topic not in self._placed:
-                committed = self._group and self._group.committed(topic)
-                if committed:
+                committed = None if self._group is None else self._group.committed(topic)
+                if committed is not None:
                     cursor.after = committed
                 elif self._start == "latest":
                     cursor.go_to_end()
+                    if self._group is not None and self._watcher is not None:
+                        # Where it has begun it goes on, also if nothing comes before it ends.
+                        self._group.commit({topic: cursor.after})
                 elif isinstance(self._start, Behind):
                     _go_behind(cursor, topic, self._start)
                 self._placed.add(topic)
@@ -264,6 +281,15 @@ class JournalReader:
                 found.append(cursor.read(topic, self._FETCH, self._FETCH_BYTES))
         # Topics side by side as they were written, each in its own order whatever the clock does.
         return list(heapq.merge(*found, key=lambda record: record.written_ms))
+
+    def _tell(self) -> None:
+        """Say what could not be read any more."""
+        for topic, cursor in self._cursors.items():
+            while cursor.skipped:
+                expected, found = cursor.skipped.popleft()
+                # A compacted topic has copied forward what was still to be read.
+                if self._watcher is not None and not _is_compacted(topic):
+                    self._watcher.skipped((topic, PARTITION), expected, found)
 
 
 @asynccontextmanager
@@ -274,12 +300,13 @@ async def open_reader(
     group: str | None = None,
     start: Start = "earliest",
     keys: Keys | None = None,
+    watcher: Watcher | None = None,
 ) -> AsyncIterator[JournalReader]:
     """Read topics of the journal below ``path``; with ``keys``, the records of these alone.
 
     A group goes on behind what it has committed; ``start`` is for where nothing was.
     """
-    reader = JournalReader(journal_folder(path), topics, group, start, keys)
+    reader = JournalReader(journal_folder(path), topics, group, start, keys, watcher)
     try:
         yield reader
     finally:
@@ -294,6 +321,11 @@ def _go_behind(cursor: "Cursor", topic: str, start: Behind) -> None:
         cursor.go_to_time(start.since_ms[topic])
 
 
+def _is_compacted(topic: str) -> bool:
+    known = TOPICS.get(topic)
+    return known is not None and known.compacted
+
+
 class Cursor:
     """A place in one topic, moving from segment to segment. Used by one thread at a time."""
 
@@ -305,6 +337,8 @@ class Cursor:
         self._segment: Segment | None = None
         #: The file that was opened last, and the damaged one that has nothing more for us.
         self._inode = self._spent = 0
+        #: Where what was to come next, the first, had gone, and reading went on at the second.
+        self.skipped: deque[tuple[int, int]] = deque(maxlen=100)
 
     def read(self, topic: str, limit: int, max_bytes: int) -> list[StoredRecord]:
         """What comes next, as far as one file goes; empty if there is nothing, or not now."""
@@ -339,6 +373,13 @@ class Cursor:
                 return False  # who asks will ask again
         return True
 
+    def last(self) -> int:
+        """Position of the last record; what has been read, where that cannot be found out."""
+        for path in segment_paths(self._folder)[-1:]:
+            with suppress(*CORRUPT, *NOT_NOW), closing(Segment(path)) as segment:
+                return max(self.after, segment.last())
+        return self.after
+
     def go_to_end(self) -> None:
         for path in segment_paths(self._folder)[-1:]:
             self.after = first_position(path) - 1
@@ -372,7 +413,11 @@ class Cursor:
     def _go(self, path: Path) -> None:
         self.close()
         self._path = path
-        self.after = max(self.after, first_position(path) - 1)
+        expected, found = self.after + 1, first_position(path)
+        # Behind a file that the disk failed positions go on that much further.
+        if 1 < expected < found and found - self.after != SAFE_JUMP:
+            self.skipped.append((expected, found))
+        self.after = max(self.after, found - 1)
 
     def _ahead(self) -> list[Path]:
         """The segments that may hold something behind us."""
@@ -436,9 +481,9 @@ class _Group:
         self._locks[topic] = descriptor
         return True
 
-    def committed(self, topic: str) -> int:
+    def committed(self, topic: str) -> int | None:
         found = self._db.execute("select position from commits where topic = ?", (topic,)).get
-        return int(found or 0)
+        return None if found is None else int(found)
 
     def commit(self, positions: Mapping[str, int]) -> None:
         with self._db:

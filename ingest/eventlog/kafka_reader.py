@@ -11,11 +11,25 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.structs import ConsumerRecord
 
 from ingest.errors import ConfigError
-from ingest.eventlog.log import Behind, Keys, LostError, Place, Start, StoredRecord
+from ingest.eventlog.log import (
+    Behind,
+    Keys,
+    LostError,
+    Place,
+    Start,
+    StoredRecord,
+    Watcher,
+)
 from ingest.eventlog.producer import partition_of
 from schemas.topics import partition_key
 
@@ -29,6 +43,8 @@ _LOOK_S = 0.5
 #: What a member has been handed and not committed may end before its partitions go to another.
 _GRACE_S = 5.0
 
+_ENDLESS_MS = 2**31 - 1
+
 #: Reaching the cluster; and what leaving it may take.
 _OPEN_S, _CLOSE_S = 15.0, 5.0
 
@@ -39,11 +55,23 @@ class KafkaReader:
     Use `open_kafka_reader`.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, prefix: str, start: Start) -> None:
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        prefix: str,
+        start: Start,
+        watcher: Watcher | None = None,
+    ) -> None:
         self._consumer = consumer
         self._prefix = prefix
         self._start = start
-        self._looking: asyncio.Task[list[StoredRecord]] | None = None
+        self._watcher = watcher
+        #: Counts how often partitions were taken from us.
+        self._epoch = 0
+        #: Those of which is settled where reading begins.
+        self._placed: set[TopicPartition] = set()
+        self._placing = asyncio.Lock()
+        self._looking: asyncio.Task[tuple[int, list[StoredRecord]]] | None = None
         #: Offset behind what was handed out, and behind what is committed.
         self._handed: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -59,7 +87,9 @@ class KafkaReader:
             if not self._looking.done():
                 return []
             looked, self._looking = self._looking, None
-            found = looked.result()
+            epoch, found = looked.result()
+            if epoch != self._epoch:
+                found = []  # whoever has the partitions now gets them, be it us
             if found or time.monotonic() >= until:
                 return self._hand_out(found)
 
@@ -85,7 +115,7 @@ class KafkaReader:
     async def caught_up(self) -> bool:
         if self._looking is not None:
             await asyncio.wait([self._looking])
-            if self._looking.result():
+            if self._looking.result()[1]:
                 return False
         places = self._consumer.assignment()
         ends = await self._consumer.end_offsets(places) if places else {}
@@ -98,7 +128,7 @@ class KafkaReader:
         left: set[Place] = set()
         if self._looking is not None:
             await asyncio.wait([self._looking])
-            left |= {(record.topic, record.partition) for record in self._looking.result()}
+            left |= {(record.topic, record.partition) for record in self._looking.result()[1]}
         places = self._consumer.assignment()
         ends = await self._consumer.end_offsets(places) if places else {}
         for place, end in ends.items():
@@ -123,6 +153,11 @@ class KafkaReader:
                 await self._consumer.stop()
         except (TimeoutError, KafkaError) as error:
             log.warning("reader_not_closed", error=type(error).__name__)
+
+    async def ends(self) -> Mapping[Place, int]:
+        places = self._consumer.assignment()
+        ends = await self._consumer.end_offsets(places) if places else {}
+        return {self._place(place): end for place, end in ends.items()}
 
     async def begin(self, places: Iterable[TopicPartition]) -> None:
         """Go to where the start says."""
@@ -156,34 +191,69 @@ class KafkaReader:
 
     async def take_up(self, places: Iterable[TopicPartition]) -> None:
         """Go on with partitions that are this member's now, behind what the group has committed."""
-        new = []
-        for place in places:
-            committed = await self._consumer.committed(place)
-            self._committed[place] = committed or 0
-            if committed is None:
-                new.append(place)
-        if new:
-            await self.begin(new)
+        async with self._placing:
+            new = []
+            for place in places:
+                if place in self._placed:
+                    continue
+                committed = await self._consumer.committed(place)
+                self._committed[place] = committed or 0
+                self._placed.add(place)
+                if committed is None:
+                    new.append(place)
+            if new:
+                await self.begin(new)
+                if self._watcher is not None and self._start == "latest":
+                    # Where it has begun it goes on, also if nothing comes before it ends.
+                    begun = {place: await self._consumer.position(place) for place in new}
+                    await self._consumer.commit(begun)
 
     async def let_go(self, places: Iterable[TopicPartition]) -> None:
-        """Return once what was handed out of these is committed, or after five seconds."""
+        """Return once what was handed out of these is committed, or after five seconds.
+
+        Who watches decides instead.
+        """
+        self._epoch += 1
         leaving = set(places)
+        if self._watcher is not None:
+            # Whoever is no member any more has no generation.
+            lost = self._consumer._coordinator.generation < 0  # noqa: SLF001
+            await self._watcher.revoked({self._place(place) for place in leaving}, lost=lost)
+        else:
+            await self._committed_all(leaving)
+        self._placed.clear()
+        for place in leaving:
+            self._handed.pop(place, None)
+            self._committed.pop(place, None)
+
+    async def _committed_all(self, places: Collection[TopicPartition]) -> None:
         until = time.monotonic() + _GRACE_S
-        while any(self._handed.get(place, 0) > self._committed.get(place, 0) for place in leaving):
+        while any(self._handed.get(place, 0) > self._committed.get(place, 0) for place in places):
             self._progress.clear()
             try:
                 async with asyncio.timeout(until - time.monotonic()):
                     await self._progress.wait()
             except TimeoutError:
                 break
-        for place in leaving:
-            self._handed.pop(place, None)
-            self._committed.pop(place, None)
 
-    async def _look(self, wait_s: float) -> list[StoredRecord]:
+    async def _look(self, wait_s: float) -> tuple[int, list[StoredRecord]]:
         timeout_ms = int(min(wait_s, _LOOK_S) * 1000)
-        found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=_FETCH)
-        # Partitions side by side as they were written, each in its own order.
+        try:
+            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=_FETCH)
+        except NoOffsetForPartitionError as error:  # it was quicker than we with a new partition
+            await self.take_up(error.args)
+            return self._epoch, []
+        except OffsetOutOfRangeError as error:
+            for place, offset in error.args[0].items():
+                await self._pass_over(place, offset)
+            return self._epoch, []
+        # While partitions are shared out anew nothing is found: this is of the present epoch.
+        return self._epoch, self._merged(found)
+
+    def _merged(
+        self, found: Mapping[TopicPartition, Sequence["ConsumerRecord[bytes | None, bytes | None]"]]
+    ) -> list[StoredRecord]:
+        """Partitions side by side as they were written, each in its own order."""
         return list(
             heapq.merge(
                 *(
@@ -193,6 +263,19 @@ class KafkaReader:
                 key=lambda record: record.written_ms,
             )
         )
+
+    async def _pass_over(self, place: TopicPartition, offset: int) -> None:
+        """Go on with what is left of a partition of which ``offset`` is not there any more."""
+        assert self._watcher is not None
+        try:
+            if await self._consumer.position(place) != offset:
+                return  # it was told twice
+            found = (await self._consumer.beginning_offsets([place]))[place]
+            if await self._consumer.position(place) == offset:
+                self._consumer.seek(place, found)
+                self._watcher.skipped(self._place(place), offset, found)
+        except IllegalStateError:
+            return  # it was revoked meanwhile
 
     def _hand_out(self, found: Sequence[StoredRecord]) -> Sequence[StoredRecord]:
         for record in found:
@@ -221,6 +304,7 @@ async def open_kafka_reader(
     group: str | None = None,
     start: Start = "earliest",
     keys: Keys | None = None,
+    watcher: Watcher | None = None,
 ) -> AsyncIterator[KafkaReader]:
     """Read topics, named without ``prefix``; ``options``: of aiokafka's client.
 
@@ -244,10 +328,13 @@ async def open_kafka_reader(
         **options,
         group_id=group and f"{prefix}{group}",
         enable_auto_commit=False,
-        auto_offset_reset="earliest",  # never skip what is there
+        # Never skip what is there; who watches is told what is not.
+        auto_offset_reset="earliest" if watcher is None else "none",
         max_partition_fetch_bytes=8 * 1024 * 1024,
+        # Whoever has enough to do with what was fetched stays a member all the same.
+        max_poll_interval_ms=_ENDLESS_MS if watcher else 300_000,
     )
-    reader = KafkaReader(consumer, prefix, start)
+    reader = KafkaReader(consumer, prefix, start, watcher)
     try:
         if group is None:
             consumer.assign(partitions)

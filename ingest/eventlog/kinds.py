@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ingest.eventlog.journal import open_journal
 from ingest.eventlog.journal import open_reader as open_journal_reader
-from ingest.eventlog.log import EventLog, Keys, Reader, Start
+from ingest.eventlog.log import EventLog, GroupReader, Keys, Reader, Start, Watcher
 from ingest.settings import Settings
 from schemas.event import digest_of_bytes
 
@@ -79,6 +79,36 @@ def open_reader(
     kafka = settings.kafka
     return open_kafka_reader(
         client_options(kafka), kafka.topic_prefix, topics, group=group, start=start, keys=keys
+    )
+
+
+def open_group_reader(
+    settings: Settings,
+    topics: Sequence[str],
+    watcher: Watcher,
+    *,
+    group: str,
+    start: Literal["earliest", "latest"],
+) -> AbstractAsyncContextManager[GroupReader]:
+    """Read topics as one of a group that goes on behind what it has committed.
+
+    ``start``: where nothing was; once it has begun there, it stays with that.
+    """
+    if settings.eventlog.kind == "journal":
+        return open_journal_reader(
+            settings.eventlog.path, topics, group=group, start=start, watcher=watcher
+        )
+    from ingest.eventlog.cluster import client_options  # noqa: PLC0415
+    from ingest.eventlog.kafka_reader import open_kafka_reader  # noqa: PLC0415
+
+    kafka = settings.kafka
+    return open_kafka_reader(
+        client_options(kafka),
+        kafka.topic_prefix,
+        topics,
+        group=group,
+        start=start,
+        watcher=watcher,
     )
 
 

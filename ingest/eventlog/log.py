@@ -152,6 +152,37 @@ class Reader(Protocol):
         ...
 
 
+class GroupReader(Reader, Protocol):
+    """A reader for a group that is told what becomes of its partitions."""
+
+    async def ends(self) -> Mapping[Place, int]:
+        """Of each partition that is this member's, the position behind its last record.
+
+        Between two records positions may be left out.
+        """
+        ...
+
+
+class Watcher(Protocol):
+    """Whoever handles what a `GroupReader` hands out."""
+
+    async def revoked(self, places: Collection[Place], *, lost: bool) -> None:
+        """These go to other members once this returns; until then they can be committed.
+
+        Of what was handed out of them nothing may be under way any more. ``lost``: others may have
+        them already, and commits come too late.
+        """
+        ...
+
+    def skipped(self, place: Place, expected: int, found: int) -> None:
+        """Reading goes on at ``found``: what was to come next, ``expected``, is not there any more.
+
+        It is behind ``expected`` if the log deleted records before they were read, else before it:
+        then positions have begun anew, and so does reading.
+        """
+        ...
+
+
 def records_of(event: Event) -> list[Record]:
     """The records of an event: itself and, after a deletion, the tombstone of its key."""
     key = event.key.encode()
