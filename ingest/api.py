@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, urlencode
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -151,6 +151,8 @@ class Facts:
     #: The header that the key stands in, and what stands before it.
     key_header: str = "authorization"
     key_prefix: str = "Bearer "
+    #: The field of each form that it stands in instead; "" for a header.
+    key_field: str = ""
     #: For a provider that locks the whole key out for some time: how long it is left alone where it
     #: does not say so with ``Retry-After``, at first and at most, in seconds. It doubles with each
     #: refusal until something succeeds. A 429 is then not tried again by `Api.ask`, and nothing of
@@ -330,13 +332,16 @@ class Api:
         *,
         params: Mapping[str, object] | None = None,
         body: object = None,
+        form: Mapping[str, str] | None = None,
+        once: bool = False,
     ) -> bytes:
         """Return the body of a good answer, within MAX_ANSWER_BYTES. Raises ApiError.
 
         ``path`` begins with a slash; ids in it are percent-encoded. Parameters that are None are
-        left out; ``body`` becomes JSON. What failed is tried again up to ATTEMPTS times where
-        that cannot do it twice: a POST only if it surely has not reached them. Where the provider
-        is left alone (`Facts.rest_s`), that is up to who asks.
+        left out; ``body`` becomes JSON, ``form`` is sent as a page would. What failed is tried
+        again up to ATTEMPTS times where that cannot do it twice: a POST only if it surely has not
+        reached them; with ``once`` nothing is. Where the provider is left alone (`Facts.rest_s`),
+        that is up to who asks.
         """
         if not re.match(r"/[^/]", path):
             raise ValueError("no path of the API: the key must not go anywhere else")
@@ -348,6 +353,11 @@ class Api:
         if body is not None:
             request["content"] = msgspec.json.encode(body)
             request["headers"] = {"content-type": "application/json"}
+        elif form is not None:
+            request["content"] = urlencode(form).encode()
+            request["headers"] = {"content-type": "application/x-www-form-urlencoded"}
+        if once:
+            return self._result(await self._exchange(method, call, request))
         async for attempt in stamina.retry_context(
             on=lambda error: not self._rests(error) and _again(method, error),
             attempts=ATTEMPTS,
@@ -373,9 +383,17 @@ class Api:
         answer = await self._exchange(method, call, request)
         if isinstance(answer, ApiError) and answer.reason == "unauthorized" and self._renew(key):
             answer = await self._exchange(method, call, request)
+        return self._result(answer)
+
+    def _result(self, answer: "bytes | ApiError") -> bytes:
         if isinstance(answer, ApiError):
             raise answer
         return answer
+
+    @property
+    def key(self) -> str:
+        """The one that is used now, so that it can be masked."""
+        return self._key.key
 
     def _renew(self, used: "_Key") -> bool:
         """Whether there is another key than the one that was refused."""
@@ -500,16 +518,24 @@ class Api:
 
 @asynccontextmanager
 async def open_api(
-    name: str, connection: Connection, facts: Facts, deadlines: Deadlines | None = None
+    name: str,
+    connection: Connection,
+    facts: Facts,
+    deadlines: Deadlines | None = None,
+    *,
+    requests_per_s: float | None = None,
 ) -> AsyncIterator[Api]:
-    """Be ready to ask; the key is read anew. Raises ConfigError if there is none."""
+    """Be ready to ask; the key is read anew. Raises ConfigError if there is none.
+
+    ``requests_per_s``: where it is not that of the poller.
+    """
     deadlines = deadlines or Deadlines()
     # In a thread: the trust store takes long to read.
     http = await asyncio.to_thread(_client, connection.base_url or facts.base_url, deadlines)
     if isinstance(http, ConfigError):
         raise http
     async with http:
-        budgets = budgets_of(name, connection.poll.requests_per_s, facts.limits)
+        budgets = budgets_of(name, requests_per_s or connection.poll.requests_per_s, facts.limits)
         yield Api(name, connection, facts, http, budgets, deadlines)
 
 
@@ -546,8 +572,8 @@ async def _read_into(body: bytearray, answer: httpx.Response, limit: int) -> boo
     return True
 
 
-#: What stands in paths beside ids: ``phone-system``, ``ai_recap``, ``HttpImport``, ``v2``.
-_NAME = re.compile(r"[a-z_-]{0,32}|(?:[A-Z][a-z]+){1,2}|v\d")
+#: What stands in paths beside ids: ``phone-system``, ``ai_recap``, ``InjectLead.php``, ``v2``.
+_NAME = re.compile(r"[a-z_-]{0,32}|(?:[A-Z][a-z]+){1,2}(?:\.php)?|v\d")
 
 
 def shape(path: str) -> str:
@@ -654,12 +680,18 @@ class _Key(httpx.Auth):
     def __init__(self, key: str, facts: Facts) -> None:
         self.key = key
         self._header, self._prefix = facts.key_header, facts.key_prefix
+        self._field = facts.key_field
 
     def __repr__(self) -> str:
         return "<key>"
 
     def auth_flow(self, request: httpx.Request) -> Any:
-        request.headers[self._header] = f"{self._prefix}{self.key}"
+        if self._field:
+            form = urlencode({self._field: self.key}).encode() + b"&" + request.content
+            request.stream = httpx.ByteStream(form)
+            request.headers["content-length"] = str(len(form))
+        else:
+            request.headers[self._header] = f"{self._prefix}{self.key}"
         yield request
 
 

@@ -159,5 +159,7 @@ class Provider:
     #: The longest stretch of time that its records are asked for at once, in milliseconds. If that
     #: fails, it is read again as a whole.
     slice_ms: int = DAY_MS
+    #: Whether it can be told something: the section `sink` of the settings.
+    takes_commands: bool = False
     #: The model of the setting `assume`: what the provider's documentation leaves open.
     assumptions: "type[Section] | None" = None

@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
@@ -223,7 +224,11 @@ _POLL_DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "also": ("contacts", "directory", "recordings"),
     },
     "dialgood": {"requests_per_s": 1.0, "also": ("directory", "versions")},
+    "dialedin": {"enabled": False},  # it has no lists
 }
+
+#: A-DI-7: where its maker sits.
+_DIALEDIN_ZONE = "America/New_York"
 
 
 class Subscriptions(Section):
@@ -246,6 +251,31 @@ class Subscriptions(Section):
     target_id: str = ""
 
 
+class Sink(Section):
+    """What we tell the provider of what others tell us; everything is off unless it is set."""
+
+    #: An inbound text that says STOP puts its number on the provider's do-not-call list,
+    dnc_on_stop: bool = False
+    #: and so does a consent that was taken back.
+    dnc_on_consent: bool = False
+    requests_per_s: Annotated[float, Field(gt=0, le=20)] = 2.0
+    #: A conversation that is complete and was missed becomes a lead of `lead_campaign`.
+    lead_on_missed: bool = False
+    lead_campaign: Annotated[str, Field(max_length=50)] = ""
+    #: Such a lead is called at once: a real person's phone rings.
+    lead_dial: bool = False
+    #: The leads with the numbers of a contact that has changed get its names.
+    update_on_contact: bool = False
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The names of those that are on."""
+        return tuple(name for name in SINK_RULES if getattr(self, name))
+
+
+SINK_RULES = ("dnc_on_stop", "dnc_on_consent", "lead_on_missed", "update_on_contact")
+
+
 class Connection(Section):
     """One account at a provider."""
 
@@ -262,12 +292,27 @@ class Connection(Section):
     stream: Stream = Stream()
     poll: Poll = Poll()
     subscriptions: Subscriptions = Subscriptions()
+    sink: Sink = Sink()
+    #: DialedIn: the beginning of the account's host name.
+    account_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")] | None = None
+    #: Of the provider's clocks that have none; None: it has no such clocks.
+    timezone: str | None = None
     #: What its provider leaves open; the provider's own model has the names and the defaults.
     assume: dict[str, Any] = {}
     #: For numbers without a country; without it they stay as they are.
     region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
     #: ``exp`` and ``nbf`` are checked if present: a retry of an SMS may be 4 h old.
     claims_leeway_s: Annotated[float, Field(ge=0)] = 18_000.0
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_a_zone(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                ZoneInfo(value)
+            except (KeyError, OSError, ValueError):
+                raise ValueError("there is no such time zone: write America/New_York") from None
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -276,6 +321,8 @@ class Connection(Section):
         if not isinstance(values, dict):
             return values
         provider, poll = values.get("provider"), values.get("poll", {})
+        if provider == "dialedin":
+            values = {"timezone": _DIALEDIN_ZONE, **values}
         usual = _POLL_DEFAULTS.get(provider) if isinstance(provider, str) else None
         if usual is None or not isinstance(poll, dict):
             return values
@@ -603,6 +650,7 @@ def _faults_of_connections(
         ]
         if connection.stream.enabled and provider.stream is None:
             faults.append(f"{at}.stream.enabled: {provider.name} has no websocket: set it to false")
+        faults += [f"{at}.{fault}" for fault in _faults_of_sink(connection, provider)]
         assume, place = provider.assumptions or Section, ("connections", name, "assume")
         assumed_wrongly = _errors(assume, connection.assume)
         faults += [_fault(error, variables, where, assume, place) for error in assumed_wrongly]
@@ -612,6 +660,24 @@ def _faults_of_connections(
             except ConfigError as error:
                 faults += [f"{at}.{fault}" for fault in error.faults]
     return faults
+
+
+def _faults_of_sink(connection: Connection, provider: "Provider") -> Iterator[str]:
+    sink = connection.sink
+    if not provider.takes_commands:
+        for name in sink.rules:
+            yield f"sink.{name}: {provider.name} is told nothing: set it to false"
+        if connection.account_id is not None:
+            yield f"account_id: {provider.name} has none: leave it out"
+        return
+    if connection.account_id is None:
+        yield "account_id: it is missing: add the beginning of the account's host name"
+    if sink.lead_on_missed and not sink.lead_campaign.strip():
+        yield "sink.lead_campaign: it is missing: name the campaign that gets the leads"
+    if sink.lead_dial and not sink.lead_on_missed:
+        yield "sink.lead_dial: there are no leads: set sink.lead_on_missed, or leave it out"
+    if connection.poll.enabled:
+        yield f"poll.enabled: {provider.name} has nothing to be read: leave it out"
 
 
 def _checks(

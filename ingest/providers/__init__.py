@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from ingest.delivery import Provider
-from ingest.providers import dialgood, diallink, dialpad
+from ingest.providers import dialedin, dialgood, diallink, dialpad
 
 PROVIDERS: Mapping[str, Provider] = {
-    provider.name: provider for provider in (dialpad.PROVIDER, diallink.PROVIDER, dialgood.PROVIDER)
+    provider.name: provider
+    for provider in (dialpad.PROVIDER, diallink.PROVIDER, dialgood.PROVIDER, dialedin.PROVIDER)
 }

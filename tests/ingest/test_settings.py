@@ -879,6 +879,7 @@ def keys_of(values: object, above: tuple[str, ...] = ()) -> set[tuple[str, ...]]
     [
         ("diallink", {f"A-DL-{number}" for number in range(1, 8)}),
         ("dialgood", {f"A-DG-{number}" for number in range(1, 9)}),
+        ("dialedin", {f"A-DI-{number}" for number in range(1, 8)}),
     ],
 )
 def test_each_provider_has_an_example_of_all_that_is_assumed_with_its_default(
@@ -891,10 +892,10 @@ def test_each_provider_has_an_example_of_all_that_is_assumed_with_its_default(
     assert model.model_validate(connection["assume"]) == model()
     assert keys_of(connection["assume"]) == keys_of(model().model_dump(mode="json"))
     assert (
-        connection["poll"].items()
+        connection.get("poll", {}).items()
         <= Connection(provider=provider).poll.model_dump(mode="json").items()
     )
-    assert set(re.findall(r"A-D[LG]-\d+", text)) == numbers
+    assert set(re.findall(r"A-D[LGI]-\d+", text)) == numbers
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
