@@ -1,28 +1,38 @@
 """`dialstream up --demo`: a simulated company on the phone, seen by three simulated providers.
 
 They are servers of their own on this machine. Dialpad and DialLink post to our public port what
-happens; DialLink and Dialgood are read back by the poller, as the real ones would be.
+happens; all three are read back by the poller, as the real ones would be. Now and then Dialpad
+keeps the end of a call to itself: reconciliation finds that out, and mends it.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from itertools import islice
 
+import orjson
 from pydantic import SecretStr
 from rich.console import Console
 from rich.text import Text
 
-from consumers.tail import Shown, Wanted
+from consumers.demo_losses import Losses
+from consumers.tail import Wanted
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
 from ingest.metrics import TALLIES
 from ingest.service import url_of
 from ingest.settings import DEFAULT_CONNECTION, Connection, Poll, Settings
+from ingest.simulator.clock import Clock
 from ingest.simulator.dialgood_server import SimulatedDialgood, simulated_dialgood
 from ingest.simulator.diallink_delivery import new_secret
 from ingest.simulator.diallink_server import SimulatedDialLink, simulated_diallink
+from ingest.simulator.dialpad import MAX_LAG_MS
 from ingest.simulator.dialpad_server import SimulatedDialpad, simulated_dialpad
+from ingest.simulator.facts import Leg
 from ingest.simulator.faults import Faults
+from ingest.simulator.world import World
+from schemas.times import now_ms
 
 #: Beside `DEFAULT_CONNECTION`, which is a Dialpad's.
 LINE, BOTS = f"{DEFAULT_CONNECTION}_line", f"{DEFAULT_CONNECTION}_bots"
@@ -30,11 +40,23 @@ LINE, BOTS = f"{DEFAULT_CONNECTION}_line", f"{DEFAULT_CONNECTION}_bots"
 #: Who watches does not want to wait. Nothing is older than the demo.
 _QUICK = {
     "every_s": 5.0,
-    "lag_s": 1.0,
+    # Longer than the simulated clocks are off: else a list is read before it holds a call.
+    "lag_s": 3.0,
     "overlap_s": 60.0,
     "requests_per_s": 5.0,
     "first_read_s": 60.0,
 }
+#: How long after its end a call is judged at the earliest; the log's clock is some 15 s behind.
+_SETTLE_S = 3.0
+
+#: The company takes no calls before we may be listening.
+_OPENS_AFTER_MS = 2_000
+
+#: Of so many calls the ending is never pushed: a few a minute. Of one of the first for certain.
+_DROPPED = 1 / 15
+_FIRST_DROPPED = 4
+
+_SEED = 1
 
 
 class Demo:
@@ -50,6 +72,8 @@ class Demo:
         self.settings = settings
         self._dialpad = dialpad
         self._diallink = diallink
+        self._losses = Losses(DEFAULT_CONNECTION)
+        self._lost = 0
 
     async def play(self, ready: asyncio.Event) -> None:
         """Once the public port is served, have everything posted to it; show what is stored."""
@@ -67,13 +91,37 @@ class Demo:
                 )
                 if self._diallink is not None:
                     self._diallink.subscribe(f"{hooks}/{LINE}", _secret(settings, LINE))
-                show = Shown(console)
                 while True:
-                    for stored in await reader.fetch(wait_s=1.0):
+                    found = await reader.fetch(wait_s=0.5)
+                    self._show_dropped(console)
+                    # A verdict before what comes of it, which is on another topic.
+                    for stored in sorted(found, key=lambda each: each.topic != "verdicts"):
                         if stored.value is not None:
-                            show(stored)
+                            self._show(console, stored.value)
         finally:
             console.print(_summary())
+            for text in self._losses.summary():
+                console.print(text)
+
+    def _show_dropped(self, console: Console) -> None:
+        """Say what the simulator has dropped since it was last asked."""
+        lost = self._dialpad.lost_calls
+        for call_id, ended_ms in islice(lost.items(), self._lost, None):
+            leg = self._dialpad.world.legs[call_id]
+            _print(console, self._losses.drop(str(call_id), _story(leg), ended_ms))
+        self._lost = len(lost)
+
+    def _show(self, console: Console, value: bytes) -> None:
+        shown = self._losses.hear(orjson.loads(value), self._dialpad.clock.now_ms)
+        if shown is not None:
+            _print(console, shown)
+
+
+def _print(console: Console, event: Text) -> None:
+    """One line on a terminal; elsewhere nothing is cut off."""
+    if console.is_terminal:
+        event.truncate(console.width, overflow="ellipsis")
+    console.print(event)
 
 
 @asynccontextmanager
@@ -81,22 +129,28 @@ async def open_demo(settings: Settings) -> AsyncIterator[Demo]:
     """Open the simulated providers.
 
     Where `DEFAULT_CONNECTION` is all that there is, as without a settings file, connections to
-    DialLink and Dialgood join it; else only Dialpad is played, since the others are meant for real.
-    Raises ConfigError if there is nothing to play to.
+    DialLink and Dialgood join it, and all are read back and reconciled; else only Dialpad is
+    played, since the others are meant for real. Raises ConfigError if there is nothing to play to.
     """
     if DEFAULT_CONNECTION not in settings.connections:
         raise ConfigError(
             f"--demo posts invented events to a connection named {DEFAULT_CONNECTION!r}, and there "
             "is none: run it where there is no settings file, or add one"
         )
+    faults = Faults(repeated=1 / 15, forged=1 / 20)
     async with AsyncExitStack() as stack:
-        dialpad = await stack.enter_async_context(
-            simulated_dialpad(faults=Faults(repeated=1 / 15, forged=1 / 20), remember=0)
-        )
         if len(settings.connections) > 1:
+            dialpad = await stack.enter_async_context(simulated_dialpad(faults=faults, remember=0))
             yield Demo(settings, dialpad, None)
             return
-        world, clock = dialpad.world, dialpad.clock
+        faults.endings_dropped = _DROPPED
+        faults.force("endings_dropped", after=_FIRST_DROPPED)
+        # No payload's clock is ahead of ours when it is sent.
+        clock = Clock(now_ms() - MAX_LAG_MS)
+        world = World(_SEED, clock.now_ms + _OPENS_AFTER_MS)
+        dialpad = await stack.enter_async_context(
+            simulated_dialpad(world=world, clock=clock, faults=faults, remember=0)
+        )
         diallink = await stack.enter_async_context(
             simulated_diallink(world=world, clock=clock, remember=0)
         )
@@ -104,11 +158,27 @@ async def open_demo(settings: Settings) -> AsyncIterator[Demo]:
             simulated_dialgood(world=world, clock=clock, remember=0)
         )
         connections = {
-            **settings.connections,
+            DEFAULT_CONNECTION: _to_dialpad(settings.connections[DEFAULT_CONNECTION], dialpad),
             LINE: _to_diallink(diallink),
             BOTS: _to_dialgood(dialgood),
         }
-        yield Demo(settings.model_copy(update={"connections": connections}), dialpad, diallink)
+        # Of calls of an earlier demo nobody will ever know more.
+        since = datetime.fromtimestamp(world.start_ms / 1000, UTC)
+        common = {"enabled": True, "since": since, "settle_s": _SETTLE_S}
+        update = {
+            "connections": connections,
+            "reconcile": settings.reconcile.model_copy(update=common),
+        }
+        yield Demo(settings.model_copy(update=update), dialpad, diallink)
+
+
+def _to_dialpad(connection: Connection, dialpad: SimulatedDialpad) -> Connection:
+    update = {
+        "base_url": dialpad.base_url,
+        "api_key": SecretStr(dialpad.api_key),
+        "poll": Poll(**_QUICK),
+    }
+    return connection.model_copy(update=update)
 
 
 def _to_diallink(diallink: SimulatedDialLink) -> Connection:
@@ -140,11 +210,13 @@ def _banner(settings: Settings, hooks: str) -> Text:
     text = Text("\n")
     text.append("dialstream is listening, and a simulated company is on the phone.\n\n", "bold")
     lines = [("Dialpad", f"POST {hooks}/{DEFAULT_CONNECTION}")]
-    if LINE in settings.connections:
-        lines += [
-            ("DialLink", f"POST {hooks}/{LINE}, and read from {_address(settings, LINE)}"),
-            ("Dialgood", f"read from {_address(settings, BOTS)}"),
+    reconciled = LINE in settings.connections
+    if reconciled:
+        lines = [
+            (name, f"POST {hooks}/{each}, and read from {_address(settings, each)}")
+            for name, each in (("Dialpad", DEFAULT_CONNECTION), ("DialLink", LINE))
         ]
+        lines.append(("Dialgood", f"read from {_address(settings, BOTS)}"))
     admin = url_of(settings.admin)
     lines += [
         ("health", f"{admin}/readyz"),
@@ -153,7 +225,19 @@ def _banner(settings: Settings, hooks: str) -> Text:
     ]
     for what, where in lines:
         text.append(f"  {what:<12}", "dim").append(f"{where}\n")
+    if reconciled:
+        text.append(
+            "\n  Now and then Dialpad does not push that a call has ended. Its list tells, and"
+            "\n  some 20 s later that is mended. Verdicts that all is well, and the ledger, are not"
+            "\n  shown here.\n",
+            "dim",
+        )
     return text.append("\n  Ctrl-C ends it.\n", "dim")
+
+
+def _story(leg: Leg) -> str:
+    outside, inside = leg.outsider.name or leg.outsider.number, leg.host.name
+    return f"{inside} → {outside}" if leg.outbound else f"{outside} → {inside}"
 
 
 def _address(settings: Settings, connection: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from ingest.simulator.clock import Clock
+from ingest.simulator.facts import CallHappening, CallStep, Happening
 from ingest.simulator.faults import Faults
 
 #: What a repeat or a reordered delivery waits for at most.
@@ -27,6 +28,8 @@ class Courier(Generic[D]):
     def __init__(self, clock: Clock, faults: Faults) -> None:
         self.clock = clock
         self.faults = faults
+        #: Calls of which nothing is sent any more → when they ended, in milliseconds since 1970.
+        self.lost_calls: dict[int, int] = {}
         #: Where everything is under way that takes time.
         self.group: asyncio.TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,6 +68,14 @@ class Courier(Generic[D]):
         await self.retry(delivery, await self.attempt(delivery))
 
     # What is the same for all
+
+    def loses(self, happening: Happening) -> bool:
+        """Whether a fault keeps it from everybody. Asked once for each that would be sent."""
+        if not isinstance(happening, CallHappening):
+            return False
+        if happening.step is CallStep.ENDED and self.faults.strikes("endings_dropped"):
+            self.lost_calls[happening.leg.id] = happening.at_ms
+        return happening.leg.id in self.lost_calls
 
     def bring(self, key: Key, delivery: D) -> None:
         """Send it, late, twice or out of order where a fault strikes."""

@@ -99,7 +99,7 @@ class Deliveries(Courier[Delivery]):
         if isinstance(happening, CallHappening):
             late = self._late_change_of(happening.leg)
         told = notification(happening, late, self._off_ms)
-        if told is None:
+        if told is None or self.loses(happening):
             return
         for subscription in self.subscriptions:
             self.notify(subscription, told, happening.subject_id)

@@ -108,7 +108,10 @@ class Deliveries(Courier[Delivery]):
         if kind is None:
             return
         events = payloads(happening, self._oddities(happening))
-        for subscription in list(self._resources.subscriptions[kind].values()):
+        subscriptions = list(self._resources.subscriptions[kind].values())
+        if not events or not subscriptions or self.loses(happening):
+            return
+        for subscription in subscriptions:
             for event in events:
                 if subscription.enabled and _wants(subscription, event, happening):
                     self._send(subscription, happening, event)

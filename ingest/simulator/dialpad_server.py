@@ -81,6 +81,8 @@ class SimulatedDialpad:
         self._deliveries = Deliveries(
             clock, self.resources, self.sockets, faults, self.delivered, world.seed
         )
+        #: Calls of which nobody is told any more that they have ended → when they did.
+        self.lost_calls = self._deliveries.lost_calls
         #: How many answers the API gave, by status, and how many attempts to deliver there were,
         #: by what came back; also of what was forgotten.
         self.answers = self._rest.sums

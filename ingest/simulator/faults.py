@@ -44,6 +44,8 @@ class Faults:
     reordered: Rate = 0.0
     #: In addition, somebody who does not know the secret posts one, or it comes unsigned.
     forged: Rate = 0.0
+    #: That a call has ended is never sent to anybody, nor what is told of it afterwards.
+    endings_dropped: Rate = 0.0
 
     # What deliveries hold: shares of subjects (calls, texts, people), not of occasions
     #: The body is as fresh as the delivery, so it holds what happened until later.

@@ -686,6 +686,17 @@ async def test_faults_on_the_way() -> None:
         assert subscription.enabled
 
 
+async def test_of_a_lost_call_nobody_is_notified_from_its_end_on() -> None:
+    async with still(days=0) as diallink, open_inbox() as inbox:
+        diallink.subscribe(inbox.url, SECRET)
+        diallink.faults.endings_dropped = 1.0
+        await diallink.step(30)
+        types = Counter(json.loads(body)["type"] for body in inbox.bodies)
+        assert diallink.faults.counts["endings_dropped"] > 5
+    assert types["call.started"] > 5
+    assert not types.keys() & {"call.completed", "call.missed", "recording.ready"}
+
+
 async def test_nobody_is_notified_of_what_others_have_told_twice() -> None:
     """Requests have the story told, and the notifications come all the same."""
     world, clock = World(7, START_MS), Clock(START_MS, None)

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ingest.simulator.dialpad import payload
 from ingest.simulator.dialpad_rest import Rates
 from ingest.simulator.dialpad_server import SimulatedDialpad, simulated_dialpad
-from ingest.simulator.facts import CallHappening, Happening, TextHappening
+from ingest.simulator.facts import CallHappening, CallStep, Happening, TextHappening
 from ingest.simulator.faults import ODDITIES, RATES, RECORD_ODDITIES, Faults, FaultsError
 from ingest.simulator.world import World
 from tests.ingest.simulator.inbox import event_in, is_signed, open_inbox, until
@@ -202,6 +202,28 @@ async def test_a_dropped_delivery_never_comes() -> None:
         bodies = await posted(dialpad, FIRST, SECOND)
     assert [event_in(body) for body in bodies] == [payload(SECOND)]
     assert len(dialpad.delivered) == 1
+
+
+async def test_of_a_lost_call_nobody_hears_from_its_end_on() -> None:
+    ends = [
+        happening
+        for happening in CALLS
+        if isinstance(happening, CallHappening) and happening.step is CallStep.ENDED
+    ]
+    lost = ends[1]
+    async with silent_dialpad() as dialpad:
+        dialpad.faults.force("endings_dropped", after=1)
+        bodies = await posted(dialpad, *CALLS)
+        assert dialpad.lost_calls == {lost.leg.id: lost.at_ms}
+        assert dialpad.faults.counts["endings_dropped"] == 1
+    before_it_was_lost = [
+        happening
+        for nth, happening in enumerate(CALLS)
+        if happening.subject_id != lost.leg.id or nth < CALLS.index(lost)
+    ]
+    expected = {json.dumps(payload(happening)) for happening in before_it_was_lost}
+    assert {json.dumps(event_in(body)) for body in bodies} == expected
+    assert len(before_it_was_lost) < len(CALLS)
 
 
 async def test_a_repeated_delivery_comes_once_more() -> None:
