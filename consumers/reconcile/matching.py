@@ -19,13 +19,18 @@ the farthest pair that can be made:
 For the same reason a wrong duration counts up to `_DURATION_MOST_MS` only: an hour too much is no
 worse than a minute, and neither may outweigh what all starts say.
 
+A `Field` knows who may be whose while calls come and go, so that one more call costs a look at
+those around it, and not at all there are. A call within whose gate there are more than
+`MOST_AROUND` of the other side makes a **crowd** of itself and of all that it leads to: there is
+nothing to tell them apart by, and nobody looks.
+
 The order of what is given decides nothing; where costs are equal and no margin is asked for, the
 ids do.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Literal, TypeAlias
 
@@ -34,12 +39,13 @@ from msgspec import Struct
 #: What a duration that differs costs at most.
 _DURATION_MOST_MS = 60_000
 
-#: Of a component in which more pairs are within the gate, or that takes more steps, all calls are
-#: ambiguous: between two numbers with that many calls at a time there is nothing to tell them
-#: apart by. If all start within one gate, 512 calls a side are looked at; of a call a minute,
-#: a fortnight's.
-MOST_LOOKS = 262_144
-MOST_STEPS = 1_500_000
+#: So many of the other side may start within a call's gate. So components of up to 64 calls a side
+#: are always looked at; and longer ones, as a call a minute for days makes them.
+MOST_AROUND = 64
+
+#: If more steps are needed to find the best choice, it is a crowd, too: enough for 64 calls a side,
+#: and for thousands a side that are told apart at a glance.
+MOST_STEPS = 600_000
 
 _OPPOSITE = {"inbound": "outbound", "outbound": "inbound"}
 
@@ -115,16 +121,13 @@ class Edge(Struct, frozen=True, kw_only=True):
         return _cost_ms(self.start_distance_ms or 0, self.duration_distance_ms)
 
 
-def _cost_ms(start_ms: int, duration_ms: int | None) -> int:
-    return start_ms if duration_ms is None else start_ms + min(duration_ms, _DURATION_MOST_MS)
-
-
 class Match(Struct, frozen=True):
     """One call, seen from both sides."""
 
-    edge: Edge
+    pushed: str
+    recorded: str
     #: How much more the best choice costs that gives one of the two to another; None if there is
-    #: none that costs less than leaving both alone.
+    #: none that costs less than was asked for.
     runner_up_ms: int | None
 
 
@@ -133,10 +136,8 @@ class Group(Struct, frozen=True, kw_only=True):
 
     pushed: list[str]
     recorded: list[str]
-    #: Pairs of which a choice is made that costs less than the margin more than the best; empty
-    #: if there were too many to look.
-    edges: list[Edge]
-    reason: Literal["near_tie", "too_many"]
+    #: (pushed, recorded) of which a choice is made that costs less than the margin more.
+    pairs: list[tuple[str, str]]
 
 
 class Alone(Struct, frozen=True):
@@ -145,7 +146,7 @@ class Alone(Struct, frozen=True):
     id: str
     reason: Lone
     #: With which it could have been paired, if it was outbid.
-    edges: list[Edge]
+    others: list[str]
 
 
 class Pairing(Struct, frozen=True):
@@ -157,35 +158,15 @@ class Pairing(Struct, frozen=True):
     alone_recorded: list[Alone]
 
 
-class Component(Struct, frozen=True):
-    """Calls that have nothing to do with any others, by start and id."""
-
-    pushed: list[Candidate]
-    recorded: list[Candidate]
-
-
-def pair(pushed: Iterable[Candidate], recorded: Iterable[Candidate], rules: PairRules) -> Pairing:
-    """What becomes of each call. In all of this, ids are unique on each side."""
-    whole = Pairing([], [], [], [])
-    for component in components(pushed, recorded, rules):
-        part = assign(component, rules)
-        whole.matched.extend(part.matched)
-        whole.ambiguous.extend(part.ambiguous)
-        whole.alone_pushed.extend(part.alone_pushed)
-        whole.alone_recorded.extend(part.alone_recorded)
-    return _in_order(whole)
-
-
 def compare(pushed: Candidate, recorded: Candidate, rules: PairRules) -> Edge:
     """Any two calls next to each other, whether or not they can be the same."""
     numbers, sought = pushed.numbers, _sought(pushed)
     start_ms = _distance_ms(pushed.start_ms, recorded.start_ms)
-    duration_ms = _distance_ms(pushed.duration_ms, recorded.duration_ms)
     gates: dict[str, bool | None] = {
         "numbers": False,
         "direction": None,
         "start": start_ms is not None and start_ms <= rules.gate_ms,
-        "agreement": _agree(pushed, recorded, rules),
+        "agreement": _agree(start_ms, pushed.duration_ms, recorded.duration_ms, rules),
     }
     if numbers and numbers == recorded.numbers:
         gates["numbers"] = None if len(numbers) == 1 else True
@@ -196,8 +177,16 @@ def compare(pushed: Candidate, recorded: Candidate, rules: PairRules) -> Edge:
         recorded=recorded.id,
         gates=gates,
         start_distance_ms=start_ms,
-        duration_distance_ms=duration_ms,
+        duration_distance_ms=_distance_ms(pushed.duration_ms, recorded.duration_ms),
     )
+
+
+def compare_calls(
+    pushed: Iterable[Candidate], recorded: Iterable[Candidate], rules: PairRules
+) -> Edge:
+    """The same of calls of several legs: of those that are nearest to each other."""
+    edges = [compare(one, other, rules) for one in pushed for other in recorded]
+    return min(edges, key=lambda edge: (not edge.passes, edge.cost_ms))
 
 
 def _sought(pushed: Candidate) -> str | None:
@@ -211,180 +200,351 @@ def _distance_ms(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else abs(one - other)
 
 
-def _agree(pushed: Candidate, recorded: Candidate, rules: PairRules) -> bool | None:
-    """Whether anything that both sides say is the same; None if it may be, for all they say."""
-    start_ms = _distance_ms(pushed.start_ms, recorded.start_ms)
+def _agree(
+    start_ms: int | None, ours_ms: int | None, theirs_ms: int | None, rules: PairRules
+) -> bool | None:
+    """Whether anything that both sides say is the same; None if it may be, for all they say.
+
+    ``start_ms``: how far apart the starts are; then the durations.
+    """
     if start_ms is not None and start_ms <= rules.start_tolerance_ms:
         return True
-    if pushed.duration_ms is None or recorded.duration_ms is None:
+    if ours_ms is None or theirs_ms is None:
         return None
-    longer_ms = max(pushed.duration_ms, recorded.duration_ms)
+    longer_ms = max(ours_ms, theirs_ms)
     tolerance_ms = max(rules.duration_tolerance_ms, rules.duration_tolerance_ratio * longer_ms)
-    if abs(pushed.duration_ms - recorded.duration_ms) <= tolerance_ms:
+    if abs(ours_ms - theirs_ms) <= tolerance_ms:
         return True
     return None if start_ms is None else False
 
 
-def components(
-    pushed: Iterable[Candidate], recorded: Iterable[Candidate], rules: PairRules
-) -> Iterator[Component]:
-    """Calls by which others they can have to do with, in n·log n steps for n calls.
-
-    Two are in one component if gates that are open lead from the one to the other; the agreement
-    is looked at later. A call that passes them with none is a component of its own.
-    """
-    buckets: defaultdict[tuple[str, ...], Component] = defaultdict(lambda: Component([], []))
-    for call in pushed:
-        if call.start_ms is None or not call.numbers:
-            yield Component([call], [])
-        else:
-            buckets[call.numbers].pushed.append(call)
-    for call in recorded:
-        if call.start_ms is None or not call.numbers:
-            yield Component([], [call])
-        else:
-            buckets[call.numbers].recorded.append(call)
-    for bucket in buckets.values():
-        if not bucket.pushed or not bucket.recorded:
-            yield from (Component([call], []) for call in bucket.pushed)
-            yield from (Component([], [call]) for call in bucket.recorded)
-            continue
-        bucket.pushed.sort(key=_by_start)
-        bucket.recorded.sort(key=_by_start)
-        yield from _connected(bucket, rules.gate_ms)
-
-
-def _by_start(call: Candidate) -> tuple[int, str]:
-    return _start_ms(call), call.id
-
-
-def _start_ms(call: Candidate) -> int:
-    assert call.start_ms is not None
-    return call.start_ms
-
-
-def _connected(bucket: Component, gate_ms: int) -> Iterator[Component]:
-    """The components of calls between the same numbers, without a look at each edge.
-
-    Those that one call can be paired with lie side by side, if records are kept apart by
-    direction. So it is enough to tie it to the first of them, and each of them to the next.
-    """
-    pushed, recorded = bucket.pushed, bucket.recorded
-    clusters = _Clusters(len(pushed) + len(recorded))
-    lanes: dict[str | None, list[int]] = {"inbound": [], "outbound": [], None: []}
-    for index, call in enumerate(recorded):
-        lanes[call.direction if call.direction in _OPPOSITE else None].append(index)
-    for direction, lane in lanes.items():
-        starts = [_start_ms(recorded[index]) for index in lane]
-        tied = 0  # all of the lane before it are tied as far as they have to be
-        for index, call in enumerate(pushed):
-            sought = _sought(call)
-            if sought is not None and direction is not None and sought != direction:
-                continue
-            low = bisect_left(starts, _start_ms(call) - gate_ms)
-            high = bisect_right(starts, _start_ms(call) + gate_ms)
-            if low == high:
-                continue
-            clusters.tie(index, len(pushed) + lane[low])
-            # Later calls reach no further back, and no less far ahead.
-            for at in range(max(low + 1, tied), high):
-                clusters.tie(len(pushed) + lane[at - 1], len(pushed) + lane[at])
-            tied = max(tied, high)
-    parts: defaultdict[int, Component] = defaultdict(lambda: Component([], []))
-    for index, call in enumerate(pushed):
-        parts[clusters.of(index)].pushed.append(call)
-    for index, call in enumerate(recorded, len(pushed)):
-        parts[clusters.of(index)].recorded.append(call)
-    yield from parts.values()
-
-
-def assign(component: Component, rules: PairRules) -> Pairing:
-    """What becomes of the calls of one of the `components`."""
-    if len(component.pushed) + len(component.recorded) <= 2:  # noqa: PLR2004
-        return _assign_two(component, rules)
-    rows = _rows(component, rules)
-    if rows is None:
-        return _too_many(component)
-    try:
-        plan = _Plan(rows, len(component.recorded))
-        others = plan.others(max(rules.ambiguity_margin_ms, _alone_ms(rules)))
-    except _TooManyStepsError:
-        return _too_many(component)
-    near = [each for each, more_ms in others.items() if more_ms < rules.ambiguity_margin_ms]
-    likely = [*plan.taken(), *near]
-    # A row, or a column behind all rows, and how much more it costs that it goes to another.
-    next_ms: dict[int, int] = {}
-    for (row, column), more_ms in others.items():
-        for end in (row, len(rows) + column):
-            next_ms[end] = min(more_ms, next_ms.get(end, more_ms))
-    pairing = _left_alone(component, rows, likely, rules)
-    for pairs in _together(likely, len(rows), len(component.recorded)):
-        edges = _edges(component, pairs, rules)
-        if len(pairs) == 1:
-            [(row, column)] = pairs
-            nexts = [next_ms[end] for end in (row, len(rows) + column) if end in next_ms]
-            pairing.matched.append(Match(edges[0], min(nexts, default=None)))
-        else:
-            pairing.ambiguous.append(_near_tie(edges))
-    return _in_order(pairing)
-
-
-def _assign_two(component: Component, rules: PairRules) -> Pairing:
-    """What becomes of at most one call a side. Nearly all are such, so it is made short."""
-    edges = _edges(component, [(0, 0)] if component.pushed and component.recorded else [], rules)
-    if edges and edges[0].passes:
-        return Pairing([Match(edges[0], None)], [], [], [])
-    return Pairing(
-        [],
-        [],
-        [_alone(call, []) for call in component.pushed],
-        [_alone(call, []) for call in component.recorded],
-    )
-
-
-#: Pushed call → the records that it may be, and what the pair costs. Calls are told by their
-#: places in a component.
-_Row: TypeAlias = dict[int, int]
-_Pair: TypeAlias = tuple[int, int]
-
-
-def _rows(component: Component, rules: PairRules) -> list[_Row] | None:
-    """For each pushed call the records with which it passes the gates; None if it is too much.
-
-    The cost of a pair is told less that of leaving both alone, so it is below 0.
-    """
-    recorded, gate_ms, alone_ms = component.recorded, rules.gate_ms, _alone_ms(rules)
-    if not recorded:
-        return [{} for _ in component.pushed]
-    # Those without a clock are by themselves.
-    starts = [call.start_ms or 0 for call in recorded]
-    spans = [
-        range(
-            bisect_left(starts, _start_ms(call) - gate_ms),
-            bisect_right(starts, _start_ms(call) + gate_ms),
-        )
-        for call in component.pushed
-    ]
-    if sum(map(len, spans)) > MOST_LOOKS:
-        return None
-    rows = []
-    for call, span in zip(component.pushed, spans, strict=True):
-        sought = _sought(call)
-        closed = None if sought is None else _OPPOSITE[sought]
-        row: _Row = {}
-        for index in span:
-            record = recorded[index]
-            if record.direction != closed and _agree(call, record, rules) is not False:
-                duration_ms = _distance_ms(call.duration_ms, record.duration_ms)
-                cost_ms = _cost_ms(abs(_start_ms(call) - starts[index]), duration_ms)
-                row[index] = cost_ms - alone_ms
-        rows.append(row)
-    return rows
+def _cost_ms(start_ms: int, duration_ms: int | None) -> int:
+    return start_ms if duration_ms is None else start_ms + min(duration_ms, _DURATION_MOST_MS)
 
 
 def _alone_ms(rules: PairRules) -> int:
     """What it costs that a pair is not made: more than any that can be."""
     return rules.gate_ms + _DURATION_MOST_MS + 1
+
+
+#: Numbers, whether it was pushed, and the direction that is compared, None if there is none. Calls
+#: of one lane are alike but for their start and duration.
+_Lane: TypeAlias = tuple[tuple[str, ...], bool, str | None]
+#: Start and id of the calls of each, in order.
+_Lanes: TypeAlias = defaultdict[_Lane, list[tuple[int, str]]]
+
+
+class _Look(Struct, frozen=True):
+    """What is compared of a leg that says enough."""
+
+    lane: _Lane
+    start_ms: int
+    duration_ms: int | None
+
+
+class _Call(Struct, frozen=True):
+    legs: tuple[Candidate, ...]
+    is_pushed: bool
+    #: Empty if no leg says enough.
+    looks: tuple[_Look, ...]
+
+    @property
+    def start_ms(self) -> int:
+        """Of the first leg that can be compared."""
+        return self.looks[0].start_ms if self.looks else 0
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """A call and those by which it is decided whose it is."""
+
+    #: Ids, by start and id, and those of the other side each may be, with what the pair costs.
+    pushed: list[str]
+    recorded: list[str]
+    costs: dict[str, dict[str, int]]
+    #: How far each starts from the one in the middle.
+    far_ms: dict[str, int]
+    #: Whether nobody outside has to do with anybody in it.
+    is_whole: bool
+
+
+class Field:
+    """The calls of both sides, by who may be whose. Ids are unique over both."""
+
+    def __init__(self, rules: PairRules) -> None:
+        self._rules = rules
+        self._calls: dict[str, _Call] = {}
+        self._crowd: set[str] = set()
+        #: Those that are in no crowd, and those that are.
+        self._calm: _Lanes = defaultdict(list)
+        self._crowded: _Lanes = defaultdict(list)
+
+    def put(self, legs: Sequence[Candidate], *, is_pushed: bool) -> set[str]:
+        """Add a call of one leg or more; the ids of all that are in a crowd since.
+
+        That a crowd loses calls again makes it none the less one.
+        """
+        ident = self._add(legs, is_pushed=is_pushed, lanes=self._calm)
+        if self._is_dense(ident):
+            return self.make_crowd([ident])
+        call = self._calls[ident]
+        grown = []
+        for other in {*self._near(call, self._calm), *self._near(call, self._crowded)}:
+            if self._is_dense(other):
+                grown += [other, ident]
+            elif other in self._crowd and self._tie_ms(call, self._calls[other]) is not None:
+                grown.append(ident)
+        return self.make_crowd(grown)
+
+    def put_again(self, legs: Sequence[Candidate], *, is_pushed: bool, is_crowd: bool) -> None:
+        """Add one of whom it is known whether it is in a crowd."""
+        lanes = self._crowded if is_crowd else self._calm
+        ident = self._add(legs, is_pushed=is_pushed, lanes=lanes)
+        if is_crowd:
+            self._crowd.add(ident)
+
+    def remove(self, ident: str) -> None:
+        lanes = self._crowded if ident in self._crowd else self._calm
+        self._take(ident, lanes)
+        self._crowd.discard(ident)
+        del self._calls[ident]
+
+    def is_crowd(self, ident: str) -> bool:
+        return ident in self._crowd
+
+    def make_crowd(self, idents: Iterable[str]) -> set[str]:
+        """These are a crowd, and all that they lead to; those that were none before."""
+        joined: set[str] = set()
+        waiting = [ident for ident in idents if ident not in self._crowd]
+        while waiting:
+            ident = waiting.pop()
+            if ident in self._crowd:
+                continue
+            joined.add(ident)
+            self._crowd.add(ident)
+            self._take(ident, self._calm)
+            self._insert(ident, self._crowded)
+            # In a dense place nobody looks whom exactly it leads to.
+            if self._is_dense(ident):
+                waiting += self._near(self._calls[ident], self._calm)
+            else:
+                waiting += self._ties(ident)
+        return joined
+
+    def ties(self, ident: str) -> dict[str, int]:
+        """Which of the other side a call may be, in no crowd, and what each pair would cost."""
+        return {} if ident in self._crowd else self._ties(ident)
+
+    def around(self, ident: str, reach_ms: int) -> Part:
+        """A call in no crowd, and all to which such ties lead that start within its reach.
+
+        And the ones beyond to which they lead, of which it is left open who else they may be.
+        """
+        middle_ms = self._calls[ident].start_ms
+        costs: dict[str, dict[str, int]] = {}
+        far_ms = {ident: 0}
+        waiting, is_whole = [ident], True
+        while waiting:
+            one = waiting.pop()
+            if far_ms[one] > reach_ms:
+                is_whole = False
+                continue
+            costs[one] = self._ties(one)
+            for other in costs[one]:
+                if other not in far_ms:
+                    far_ms[other] = abs(self._calls[other].start_ms - middle_ms)
+                    waiting.append(other)
+        for one in far_ms.keys() - costs.keys():
+            costs[one] = {}
+        for one, of_one in list(costs.items()):
+            for other, cost_ms in of_one.items():
+                costs[other][one] = cost_ms
+        in_order = sorted(far_ms, key=lambda each: (self._calls[each].start_ms, each))
+        return Part(
+            pushed=[each for each in in_order if self._calls[each].is_pushed],
+            recorded=[each for each in in_order if not self._calls[each].is_pushed],
+            costs=costs,
+            far_ms=far_ms,
+            is_whole=is_whole,
+        )
+
+    def assign(self, part: Part, within_ms: int | None = None) -> Pairing | None:
+        """What becomes of the calls of a part; None if there are too many choices.
+
+        ``within_ms``: up to where runners-up are looked for; by default up to what it costs to
+        leave two calls alone.
+        """
+        if len(part.pushed) + len(part.recorded) <= 2:  # noqa: PLR2004
+            return self._assign_two(part)
+        margin_ms, alone_ms = self._rules.ambiguity_margin_ms, _alone_ms(self._rules)
+        places = {ident: place for place, ident in enumerate(part.recorded)}
+        rows = [
+            dict(sorted((places[o], cost - alone_ms) for o, cost in part.costs[ident].items()))
+            for ident in part.pushed
+        ]
+        try:
+            plan = _Plan(rows, len(places))
+            others = plan.others(max(margin_ms, alone_ms if within_ms is None else within_ms))
+        except _TooManyStepsError:
+            return None
+        near = [each for each, more_ms in others.items() if more_ms < margin_ms]
+        likely = [*plan.taken(), *near]
+        # A row, or a column behind all rows, and how much more it costs that it goes to another.
+        next_ms: dict[int, int] = {}
+        for (row, column), more_ms in others.items():
+            for end in (row, len(rows) + column):
+                next_ms[end] = min(more_ms, next_ms.get(end, more_ms))
+        pairing = Pairing([], [], [], [])
+        for group in _together(likely, len(rows), len(places)):
+            pairs = sorted((part.pushed[row], part.recorded[column]) for row, column in group)
+            if len(group) == 1:
+                [(row, column)] = group
+                nexts = [next_ms[end] for end in (row, len(rows) + column) if end in next_ms]
+                pairing.matched.append(Match(*pairs[0], min(nexts, default=None)))
+            else:
+                pushed, recorded = (sorted(set(side)) for side in zip(*pairs, strict=True))
+                pairing.ambiguous.append(Group(pushed=pushed, recorded=recorded, pairs=pairs))
+        told = {part.pushed[row] for row, _ in likely} | {part.recorded[c] for _, c in likely}
+        self._leave_alone(part, told, pairing)
+        return _in_order(pairing)
+
+    def _assign_two(self, part: Part) -> Pairing:
+        """What becomes of at most one call a side. Nearly all are such, so it is made short."""
+        pairing = Pairing([], [], [], [])
+        told: Collection[str] = ()
+        if part.pushed and part.recorded and part.costs[part.pushed[0]]:
+            pairing.matched.append(Match(part.pushed[0], part.recorded[0], None))
+            told = (part.pushed[0], part.recorded[0])
+        self._leave_alone(part, told, pairing)
+        return pairing
+
+    def _leave_alone(self, part: Part, told: Collection[str], pairing: Pairing) -> None:
+        for idents, alone in (
+            (part.pushed, pairing.alone_pushed),
+            (part.recorded, pairing.alone_recorded),
+        ):
+            for ident in idents:
+                if ident not in told:
+                    others = sorted(part.costs[ident])
+                    alone.append(Alone(ident, self._why_alone(ident, others), others))
+
+    def _why_alone(self, ident: str, others: Sequence[str]) -> Lone:
+        legs = self._calls[ident].legs
+        if all(leg.start_ms is None for leg in legs):
+            return "no_clock"
+        if not any(leg.numbers for leg in legs):
+            return "no_number"
+        return "outbid" if others else "no_candidate"
+
+    # Who is near
+
+    def _add(self, legs: Sequence[Candidate], *, is_pushed: bool, lanes: _Lanes) -> str:
+        ident = legs[0].id
+        looks = tuple(
+            _Look((leg.numbers, is_pushed, direction), leg.start_ms, leg.duration_ms)
+            for leg in legs
+            if leg.start_ms is not None and leg.numbers
+            for direction in [_sought(leg) if is_pushed else _known(leg.direction)]
+        )
+        self._calls[ident] = _Call(tuple(legs), is_pushed, looks)
+        self._insert(ident, lanes)
+        return ident
+
+    def _insert(self, ident: str, lanes: _Lanes) -> None:
+        for look in self._calls[ident].looks:
+            insort(lanes[look.lane], (look.start_ms, ident))
+
+    def _take(self, ident: str, lanes: _Lanes) -> None:
+        for look in self._calls[ident].looks:
+            row = lanes[look.lane]
+            del row[bisect_left(row, (look.start_ms, ident))]
+            if not row:
+                del lanes[look.lane]
+
+    def _near(self, call: _Call, lanes: _Lanes) -> list[str]:
+        """Those of the other side within its gate; of several legs each may name the same."""
+        found = []
+        for row, low, high in self._stretches(call, lanes):
+            found += [ident for _, ident in row[low:high]]
+        return found
+
+    def _stretches(
+        self, call: _Call, lanes: _Lanes
+    ) -> Iterator[tuple[list[tuple[int, str]], int, int]]:
+        gate_ms = self._rules.gate_ms
+        for look in call.looks:
+            numbers, is_pushed, direction = look.lane
+            for other in _DIRECTIONS if direction is None else (direction, None):
+                row = lanes.get((numbers, not is_pushed, other))
+                if row is not None:
+                    low = bisect_left(row, (look.start_ms - gate_ms,))
+                    high = bisect_left(row, (look.start_ms + gate_ms + 1,), low)
+                    if low < high:
+                        yield row, low, high
+
+    def _is_dense(self, ident: str) -> bool:
+        """Whether more of the other side are within its gate than anybody looks at."""
+        call = self._calls[ident]
+        stretches = [
+            each for lanes in (self._calm, self._crowded) for each in self._stretches(call, lanes)
+        ]
+        if sum(high - low for _, low, high in stretches) <= MOST_AROUND:
+            return False
+        # Several legs of one call count once.
+        found: set[str] = set()
+        for row, low, high in stretches:
+            for place in range(low, high):
+                found.add(row[place][1])
+                if len(found) > MOST_AROUND:
+                    return True
+        return False
+
+    def _ties(self, ident: str) -> dict[str, int]:
+        call = self._calls[ident]
+        found: dict[str, int] = {}
+        for other in self._near(call, self._calm):
+            if other not in found:
+                cost_ms = self._tie_ms(call, self._calls[other])
+                if cost_ms is not None:
+                    found[other] = cost_ms
+        return found
+
+    def _tie_ms(self, one: _Call, other: _Call) -> int | None:
+        """What it would cost that two calls are one; None if they cannot be."""
+        least_ms = None
+        for ours in one.looks:
+            for theirs in other.looks:
+                cost_ms = _pass_ms(ours, theirs, self._rules)
+                if cost_ms is not None and (least_ms is None or cost_ms < least_ms):
+                    least_ms = cost_ms
+        return least_ms
+
+
+#: All that is compared.
+_DIRECTIONS = ("inbound", "outbound", None)
+
+
+def _known(direction: Direction) -> str | None:
+    return direction if direction in _OPPOSITE else None
+
+
+def _pass_ms(ours: _Look, theirs: _Look, rules: PairRules) -> int | None:
+    """`Edge.passes` and `Edge.cost_ms` in one, for there are many."""
+    (numbers, _, direction), (others, _, direction_of_others) = ours.lane, theirs.lane
+    start_ms = abs(ours.start_ms - theirs.start_ms)
+    if (
+        numbers != others
+        or start_ms > rules.gate_ms
+        or (direction != direction_of_others and None not in (direction, direction_of_others))
+        or _agree(start_ms, ours.duration_ms, theirs.duration_ms, rules) is False
+    ):
+        return None
+    return _cost_ms(start_ms, _distance_ms(ours.duration_ms, theirs.duration_ms))
+
+
+#: Pushed call → the records that it may be, and what the pair costs, less what it costs to leave
+#: both alone: so it is below 0. Calls are told by their places in a part.
+_Row: TypeAlias = dict[int, int]
+_Pair: TypeAlias = tuple[int, int]
 
 
 def _together(pairs: Sequence[_Pair], rows: int, columns: int) -> Iterable[list[_Pair]]:
@@ -398,66 +558,9 @@ def _together(pairs: Sequence[_Pair], rows: int, columns: int) -> Iterable[list[
     return groups.values()
 
 
-def _left_alone(
-    component: Component, rows: Sequence[_Row], likely: Iterable[_Pair], rules: PairRules
-) -> Pairing:
-    """All calls that are in no pair that is likely."""
-    pushed = dict(enumerate(component.pushed))
-    recorded = dict(enumerate(component.recorded))
-    for row, column in likely:
-        pushed.pop(row, None)
-        recorded.pop(column, None)
-    suitors: defaultdict[int, list[_Pair]] = defaultdict(list)
-    for row, costs in enumerate(rows):
-        for column in recorded.keys() & costs.keys():
-            suitors[column].append((row, column))
-    pairing = Pairing([], [], [], [])
-    for row, call in pushed.items():
-        pairs = [(row, column) for column in rows[row]]
-        pairing.alone_pushed.append(_alone(call, _edges(component, pairs, rules)))
-    for column, call in recorded.items():
-        pairing.alone_recorded.append(_alone(call, _edges(component, suitors[column], rules)))
-    return pairing
-
-
-def _alone(call: Candidate, edges: list[Edge]) -> Alone:
-    reason: Lone = "outbid" if edges else "no_candidate"
-    if call.start_ms is None:
-        reason = "no_clock"
-    elif not call.numbers:
-        reason = "no_number"
-    return Alone(call.id, reason, edges)
-
-
-def _edges(component: Component, pairs: Iterable[_Pair], rules: PairRules) -> list[Edge]:
-    edges = [
-        compare(component.pushed[row], component.recorded[column], rules) for row, column in pairs
-    ]
-    return sorted(edges, key=lambda edge: (edge.pushed, edge.recorded))
-
-
-def _near_tie(edges: list[Edge]) -> Group:
-    return Group(
-        pushed=sorted({edge.pushed for edge in edges}),
-        recorded=sorted({edge.recorded for edge in edges}),
-        edges=edges,
-        reason="near_tie",
-    )
-
-
-def _too_many(component: Component) -> Pairing:
-    group = Group(
-        pushed=sorted(call.id for call in component.pushed),
-        recorded=sorted(call.id for call in component.recorded),
-        edges=[],
-        reason="too_many",
-    )
-    return Pairing([], [group], [], [])
-
-
 def _in_order(pairing: Pairing) -> Pairing:
     return Pairing(
-        matched=sorted(pairing.matched, key=lambda match: match.edge.pushed),
+        matched=sorted(pairing.matched, key=lambda match: match.pushed),
         ambiguous=sorted(pairing.ambiguous, key=lambda group: (group.pushed, group.recorded)),
         alone_pushed=sorted(pairing.alone_pushed, key=lambda alone: alone.id),
         alone_recorded=sorted(pairing.alone_recorded, key=lambda alone: alone.id),

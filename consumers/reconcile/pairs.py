@@ -3,20 +3,21 @@
 On the pushed side stand the legs of a conversation on which the same number of the pair stands:
 one **entry**, since several legs of a call to a centre must not compete for one record. (If one
 begins longer than the gate after the others have ended it is another call to the same number.) On
-the recorded side each record is an entry. Entries between the same numbers of which one leads to
-the next within the gate are looked at together (`matching`); what became of each is its **fate**.
-When there is nothing to wait for any more, the fate is told as a verdict.
+the recorded side each record is an entry. Entries that may be each other's are looked at together
+(`matching`); what became of each is its **fate**. When there is nothing to wait for any more, the
+fate is told as a verdict.
 
 Everything is worked out at times of the log's clock that follow from the facts of those entries
-alone. An entry that has changed is matched a second later, with all that changed meanwhile; in a
-crowd later, so that n calls between two numbers do not cost n² steps.
+alone. An entry that has changed is matched a second later, with all that changed meanwhile; the
+later, the more candidates it has. Only those around it are matched, as far as what has changed
+reaches: so a call more costs the same whether there were a hundred before it or a million. In a
+crowd, where nobody can tell, nobody looks.
 
 A verdict that a later one contradicts is void. Where both are of one call, the higher `n` says so;
 else the later one names it in `revises`.
 """
 
 import heapq
-from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
@@ -26,7 +27,16 @@ from msgspec import Struct
 from consumers.reconcile.conversations import Counterpart
 from consumers.reconcile.facts import Listed, Mark
 from consumers.reconcile.legs import BACKFILLED, Leg, Paired, Side, ended_ms
-from consumers.reconcile.matching import Candidate, Direction, Edge, PairRules, compare, pair
+from consumers.reconcile.matching import (
+    Candidate,
+    Direction,
+    Edge,
+    Field,
+    Pairing,
+    PairRules,
+    Part,
+    compare_calls,
+)
 from consumers.reconcile.verdicts import (
     ABSENCES,
     LIST_NOT_READ,
@@ -41,17 +51,16 @@ from ingest.fields import by_size
 from schemas.event import Event, digest, id_part
 from schemas.times import rfc3339
 
-#: What has changed is matched after so long.
+#: What has changed is matched after so long, times the number of its candidates: so of calls that
+#: come one after another, each with a look at the same ones, many are looked at together.
 MATCH_EVERY_MS = 1_000
 
-#: In a crowd, where that costs much and there is little to tell calls apart by, after longer.
-_CROWD_MOST_MS = 60_000
+#: How far around a change is looked at first, in gates. What a change does ends with a call that
+#: costs more to move than to leave alone: hardly beyond half of that.
+_REACH = 2.5
 
-
-def _pause_ms(crowd: int) -> int:
-    """From a change to the matching of so many entries; it costs their square, up to a limit."""
-    return max(MATCH_EVERY_MS, min(crowd * crowd // 2, _CROWD_MOST_MS), crowd * 10)
-
+#: An entry is dropped so long after it is not judged any more: its counterpart goes last.
+_LINGER_MS = 3_600_000
 
 #: A verdict names so many candidates at most, the nearest ones.
 MAX_CANDIDATES = 10
@@ -107,8 +116,8 @@ class Entry(Struct, kw_only=True):
     #: None while it runs, and until its ending was pushed or mended.
     end_ms: int | None
     fate: Fate | None = None
-    #: How many it was matched with, about.
-    crowd: int = 0
+    #: Whether there are too many others like it, see `matching.Field`.
+    in_crowd: bool = False
     match_ms: int | None = None
     judge_ms: int | None = None
     #: Up to where the recorded side has to be read for it to be judged before.
@@ -122,6 +131,10 @@ class Entry(Struct, kw_only=True):
     @property
     def is_pushed(self) -> bool:
         return self.ident.startswith("p/")
+
+    @property
+    def legs(self) -> list[Candidate]:
+        return [self.call, *self.otherwise]
 
 
 class Agent(Struct, kw_only=True):
@@ -175,8 +188,7 @@ class _Book:
         self.entries: dict[str, Entry] = {}
         #: (connection, call id) → idents.
         self.of_leg: dict[Key, str] = {}
-        #: Numbers of a call → (start, ident), in order.
-        self.by_start: defaultdict[tuple[str, ...], list[tuple[int, str]]] = defaultdict(list)
+        self.field = Field(setup.rules)
         #: Number of the agent → (end, ident) of what waits until the list was read up to there.
         self.waiting: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
 
@@ -188,46 +200,31 @@ class _Book:
         self.entries[entry.ident] = entry
         for call_id in entry.call_ids:
             self.of_leg[self.side(entry), call_id] = entry.ident
-        if entry.call.start_ms is not None and entry.call.numbers:
-            insort(self.by_start[entry.call.numbers], (entry.call.start_ms, entry.ident))
 
     def remove(self, entry: Entry) -> None:
         del self.entries[entry.ident]
         for call_id in entry.call_ids:
             if self.of_leg.get((self.side(entry), call_id)) == entry.ident:
                 del self.of_leg[self.side(entry), call_id]
-        if entry.call.start_ms is not None and entry.call.numbers:
-            row = self.by_start[entry.call.numbers]
-            del row[bisect_left(row, (entry.call.start_ms, entry.ident))]
-            if not row:
-                del self.by_start[entry.call.numbers]
 
-    def neighbours(self, call: Candidate) -> Iterator[Entry]:
-        """The nearest ones before and behind its start, within the gate."""
-        row = self.by_start.get(call.numbers, [])
-        if call.start_ms is None:
-            return
-        at = bisect_left(row, (call.start_ms, call.id))
-        behind = at + 1 if at < len(row) and row[at][1] == call.id else at
-        for place in (at - 1, behind):
-            if (
-                0 <= place < len(row)
-                and abs(row[place][0] - call.start_ms) <= self.setup.rules.gate_ms
-            ):
-                yield self.entries[row[place][1]]
+    def wait(self, number: str, end_ms: int, ident: str) -> None:
+        """Until whoever has that number was read up to there. Who waits no more is let go."""
+        waiting = self.waiting[number]
+        while waiting and not self._waits(*waiting[0]):
+            heapq.heappop(waiting)
+        heapq.heappush(waiting, (end_ms, ident))
 
-    def together(self, entry: Entry) -> list[Entry]:
-        """All that lead from one to the next within the gate, itself among them."""
-        call, gate_ms = entry.call, self.setup.rules.gate_ms
-        row = self.by_start.get(call.numbers, [])
-        if call.start_ms is None or not call.numbers:
-            return [entry]
-        low = high = bisect_left(row, (call.start_ms, entry.ident))
-        while low > 0 and row[low][0] - row[low - 1][0] <= gate_ms:
-            low -= 1
-        while high + 1 < len(row) and row[high + 1][0] - row[high][0] <= gate_ms:
-            high += 1
-        return [self.entries[ident] for _, ident in row[low : high + 1]]
+    def read(self, number: str, up_to_ms: int) -> Iterator[Entry]:
+        """Those that have waited for that."""
+        waiting = self.waiting.get(number, [])
+        while waiting and waiting[0][0] <= up_to_ms:
+            end_ms, ident = heapq.heappop(waiting)
+            if self._waits(end_ms, ident):
+                yield self.entries[ident]
+
+    def _waits(self, end_ms: int, ident: str) -> bool:
+        entry = self.entries.get(ident)
+        return entry is not None and entry.wants_ms == end_ms
 
 
 class Pairs:
@@ -264,9 +261,9 @@ class Pairs:
             if book is None:
                 continue
             book.add(entry)
+            book.field.put_again(entry.legs, is_pushed=entry.is_pushed, is_crowd=entry.in_crowd)
             if entry.wants_ms is not None and entry.call.agent_number is not None:
-                waiting = book.waiting[entry.call.agent_number]
-                heapq.heappush(waiting, (entry.wants_ms, entry.ident))
+                book.wait(entry.call.agent_number, entry.wants_ms, entry.ident)
             if entry.wake_ms is not None:
                 self._host.wake_pair(entry.key, entry.wake_ms)
 
@@ -276,8 +273,7 @@ class Pairs:
             for book in self._books.values():
                 ident = book.of_leg.get((connection, call_id))
                 if ident is not None:
-                    self._store.drop_entry((book.setup.name, ident))
-                    book.remove(book.entries[ident])
+                    self._forget(book, book.entries[ident])
 
     # Facts
 
@@ -310,19 +306,17 @@ class Pairs:
                 self._look_at_waiting(book, number, clock_ms)
 
     def _look_at_waiting(self, book: _Book, number: str, clock_ms: int) -> None:
-        waiting, later = book.waiting.get(number, []), []
-        near_ms = max(self._read_up_to(book, number))
-        while waiting and waiting[0][0] <= near_ms:
-            end_ms, ident = heapq.heappop(waiting)
-            entry = book.entries.get(ident)
-            if entry is None or entry.wants_ms != end_ms:
-                continue
+        passed, later = [], []
+        for entry in book.read(number, max(self._read_up_to(book, number))):
+            assert entry.end_ms is not None
             if self._passed(book, entry):
-                self._judge(book, entry, clock_ms)
+                passed.append(entry)
             else:
-                later.append((end_ms, ident))
-        for each in later:
-            heapq.heappush(waiting, each)
+                later.append(entry)
+        for entry in later:
+            book.wait(number, entry.end_ms or 0, entry.ident)
+        for entry in passed:
+            self._judge(book, entry, clock_ms)
 
     def _agent(self, connection: str, agent_id: str) -> Agent:
         found = self._agents.get((connection, agent_id))
@@ -380,41 +374,61 @@ class Pairs:
 
     def _put(self, book: _Book, entry: Entry, clock_ms: int) -> None:
         known = book.entries.get(entry.ident)
+        moved = known is None or known.legs != entry.legs
         if known is not None:
             if _looks(known) == _looks(entry):
                 return
-            if _place(known.call) != _place(entry.call):
-                self._disturb(book, book.neighbours(known.call), clock_ms)
+            if moved:
+                self._take_out(book, known, clock_ms)
             book.remove(known)
-            entry.fate, entry.crowd, entry.judge_ms = known.fate, known.crowd, known.judge_ms
-            entry.match_ms, entry.wants_ms, entry.wake_ms = (
-                known.match_ms,
-                known.wants_ms,
-                known.wake_ms,
-            )
+            entry.fate, entry.in_crowd = known.fate, known.in_crowd
+            entry.match_ms, entry.judge_ms = known.match_ms, known.judge_ms
+            entry.wants_ms, entry.wake_ms = known.wants_ms, known.wake_ms
         book.add(entry)
-        self._disturb(book, [entry], clock_ms)
+        if moved:
+            entry.in_crowd = False
+            joined = book.field.put(entry.legs, is_pushed=entry.is_pushed)
+            self._crowd_in(book, joined, clock_ms)
+        self._disturb(book, [entry.ident], clock_ms)
 
     def _drop(self, book: _Book, entry: Entry, clock_ms: int) -> None:
-        self._disturb(book, book.neighbours(entry.call), clock_ms)
+        self._take_out(book, entry, clock_ms)
         book.remove(entry)
         self._store.drop_entry(entry.key)
 
-    def _disturb(self, book: _Book, entries: Iterable[Entry], clock_ms: int) -> None:
+    def _take_out(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+        """It is not there any more: whoever has to do with it is matched again."""
+        ties = book.field.ties(entry.ident)
+        book.field.remove(entry.ident)
+        self._disturb(book, ties, clock_ms)
+
+    def _forget(self, book: _Book, entry: Entry) -> None:
+        """It has become too old, and whoever has to do with it as well."""
+        book.field.remove(entry.ident)
+        book.remove(entry)
+        self._store.drop_entry(entry.key)
+
+    def _crowd_in(self, book: _Book, idents: Iterable[str], clock_ms: int) -> None:
+        """These are in a crowd since."""
+        idents = sorted(idents)
+        for ident in idents:
+            book.entries[ident].in_crowd = True
+        self._disturb(book, idents, clock_ms)
+
+    def _disturb(self, book: _Book, idents: Iterable[str], clock_ms: int) -> None:
         """These have to be matched again, with all that they have to do with."""
-        for entry in list(entries):
-            near = (each.crowd for each in book.neighbours(entry.call))
-            entry.crowd = max(entry.crowd, *near, 0)
-            due_ms = clock_ms + _pause_ms(entry.crowd)
+        for ident in idents:
+            entry = book.entries[ident]
+            due_ms = clock_ms + MATCH_EVERY_MS * max(1, len(book.field.ties(ident)))
             if entry.match_ms is None or entry.match_ms > due_ms:
                 entry.match_ms = due_ms
             self._sleep(entry)
 
     def _sleep(self, entry: Entry) -> None:
-        """Remember it, and wake it when something is due."""
+        """Remember it, and wake it when something is due: at last, to drop it."""
         due = [each for each in (entry.match_ms, entry.judge_ms) if each is not None]
-        wake_ms = min(due, default=None)
-        if wake_ms is not None and wake_ms != entry.wake_ms:
+        wake_ms = min(due, default=self._too_old_ms(entry))
+        if wake_ms != entry.wake_ms:
             self._host.wake_pair(entry.key, wake_ms)
         entry.wake_ms = wake_ms
         self._store.put_entry(entry)
@@ -428,23 +442,27 @@ class Pairs:
         entry.wake_ms = None
         if entry.match_ms is not None and entry.match_ms <= due_ms:
             self._match(book, entry, due_ms)
-        else:
+        elif entry.judge_ms is not None and entry.judge_ms <= due_ms:
             self._judge(book, entry, due_ms)
+        else:
+            self._forget(book, entry)
+
+    def _too_old_ms(self, entry: Entry) -> int:
+        """When nothing can be said of it any more; what is said of its legs stays with them."""
+        end_ms = entry.started_ms if entry.end_ms is None else entry.end_ms
+        return end_ms + self._window_ms + _LINGER_MS
 
     # Matching
 
     def _match(self, book: _Book, entry: Entry, clock_ms: int) -> None:
-        entries = book.together(entry)
-        fates = _fates(book, entries)
-        crowd = 1 << len(entries).bit_length() if len(entries) > 1 else 1
+        fates = {entry.ident: _CROWDED} if entry.in_crowd else self._fates(book, entry, clock_ms)
         changed: set[str] = set()
-        for each in entries:
-            fate = fates[each.ident]
-            if each.match_ms is None and each.fate == fate and each.crowd == crowd:
+        for ident, fate in fates.items():
+            each = book.entries[ident]
+            if each.match_ms is None and each.fate == fate:
                 continue
-            if each.match_ms is not None or each.fate != fate:
-                changed.add(each.ident)
-            each.fate, each.crowd, each.match_ms = fate, crowd, None
+            changed.add(ident)
+            each.fate, each.match_ms = fate, None
             self._sleep(each)
         # What it is matched with has not changed itself; but what is to be said of both has.
         changed |= {
@@ -455,13 +473,39 @@ class Pairs:
         }
         # Those first that take others' places.
         order = {"matched": 0, "ambiguous": 1, "alone": 2}
-        for ident in sorted(changed, key=lambda ident: (order[fates[ident].kind], ident)):
+        kinds = {ident: _kind(book.entries[ident]) for ident in changed}
+        for ident in sorted(changed, key=lambda ident: (order[kinds[ident]], ident)):
             each = book.entries[ident]
-            if fates[ident].kind != "matched" or each.is_pushed:
+            if kinds[ident] != "matched" or each.is_pushed:
                 self._judge(book, each, clock_ms)
             else:
                 each.judge_ms = each.wants_ms = None
                 self._sleep(each)
+
+    def _fates(self, book: _Book, entry: Entry, clock_ms: int) -> dict[str, Fate]:
+        """What becomes of it, and of all of whom that decides anything.
+
+        If what has changed reaches farther than was looked, it is looked at from farther.
+        """
+        gate_ms = book.setup.rules.gate_ms
+        reach_ms = round(_REACH * gate_ms)
+        while True:
+            part = book.field.around(entry.ident, reach_ms)
+            pairing = book.field.assign(part, within_ms=0)
+            if pairing is None:
+                joined = book.field.make_crowd([*part.pushed, *part.recorded])
+                self._crowd_in(book, joined, clock_ms)
+                return {entry.ident: _CROWDED}
+            fates = _fates(book, part, pairing)
+            if part.is_whole:
+                return fates
+            if _ends_within(book, part, fates, reach_ms // 2, reach_ms - gate_ms):
+                return {
+                    ident: fate
+                    for ident, fate in fates.items()
+                    if part.far_ms[ident] <= reach_ms // 2
+                }
+            reach_ms *= 2
 
     # Verdicts
 
@@ -535,7 +579,7 @@ class Pairs:
             if not passed and clock_ms < hold_ms:
                 entry.judge_ms, entry.wants_ms = hold_ms, end_ms
                 if entry.call.agent_number is not None:
-                    heapq.heappush(book.waiting[entry.call.agent_number], (end_ms, entry.ident))
+                    book.wait(entry.call.agent_number, end_ms, entry.ident)
                 return
             if not passed:
                 reason = LIST_NOT_READ
@@ -751,7 +795,7 @@ class Pairs:
         self._host.touch_leg(was)
         ident = book.of_leg.get((other, was.call_id))
         if ident is not None:
-            self._disturb(book, [book.entries[ident]], clock_ms)
+            self._disturb(book, [ident], clock_ms)
 
 
 _NOT_READ = Agent(connection="", agent_id="")
@@ -782,10 +826,6 @@ def numbers_of(leg: Leg) -> set[str | None]:
 def _looks(entry: Entry) -> tuple[Any, ...]:
     call = entry.call, entry.otherwise, entry.started_ms, entry.end_ms
     return entry.conversation, entry.call_ids, *call
-
-
-def _place(call: Candidate) -> tuple[Any, ...]:
-    return call.numbers, call.start_ms
 
 
 def _order(leg: Leg) -> tuple[int, tuple[int, str]]:
@@ -964,68 +1004,66 @@ def _total_ms(side: Side) -> int | None:
 
 def _edge(book: _Book, one: Entry, other: Entry) -> Edge:
     pushed, recorded = (one, other) if one.is_pushed else (other, one)
-    rules = book.setup.rules
-    return compare(_likely(pushed, [recorded.call], rules), recorded.call, rules)
+    return compare_calls(pushed.legs, recorded.legs, book.setup.rules)
 
 
-def _likely(entry: Entry, recorded: Sequence[Candidate], rules: PairRules) -> Candidate:
-    """The leg of it that is nearest to any of the records."""
-    calls = [entry.call, *entry.otherwise]
-    if len(calls) == 1 or len(calls) * len(recorded) > _MOST_LEGS:
-        return entry.call
-    edges = [
-        (not edge.passes, edge.cost_ms, place)
-        for place, call in enumerate(calls)
-        for edge in (compare(call, record, rules) for record in recorded)
-    ]
-    return calls[min(edges)[2]] if edges else entry.call
+#: Of those in a crowd.
+_CROWDED = Fate(kind="ambiguous", reason="too_many")
 
 
-#: If there are more legs and records to be compared, the first leg stands for its call.
-_MOST_LEGS = 1_000
+def _kind(entry: Entry) -> str:
+    assert entry.fate is not None
+    return entry.fate.kind
 
 
-def _fates(book: _Book, entries: Sequence[Entry]) -> dict[str, Fate]:
+def _fates(book: _Book, part: Part, pairing: Pairing) -> dict[str, Fate]:
     """What becomes of each of those that have to do with each other."""
-    recorded = [entry.call for entry in entries if not entry.is_pushed]
-    rules = book.setup.rules
-    pushed = [_likely(entry, recorded, rules) for entry in entries if entry.is_pushed]
-    pairing = pair(pushed, recorded, rules)
 
     def runs(idents: Iterable[str]) -> bool:
         return any(book.entries[ident].end_ms is None for ident in idents)
 
+    def nearest(ident: str, others: Iterable[str]) -> list[str]:
+        costs = part.costs[ident]
+        return sorted(others, key=lambda other: (costs[other], other))[:MAX_CANDIDATES]
+
     fates: dict[str, Fate] = {}
     for match in pairing.matched:
-        edge = match.edge
-        fates[edge.pushed] = Fate(kind="matched", others=[edge.recorded])
-        fates[edge.recorded] = Fate(kind="matched", others=[edge.pushed])
+        fates[match.pushed] = Fate(kind="matched", others=[match.recorded])
+        fates[match.recorded] = Fate(kind="matched", others=[match.pushed])
     for group in pairing.ambiguous:
-        edges = _edges_of(group.edges)
-        members = [*group.pushed, *group.recorded]
-        held = group.reason == "near_tie" and runs(members)
-        for ident in members:
-            others = _nearest(ident, edges[ident])
-            fates[ident] = Fate(kind="ambiguous", others=others, reason=group.reason, held=held)
+        others: defaultdict[str, list[str]] = defaultdict(list)
+        for pushed, recorded in group.pairs:
+            others[pushed].append(recorded)
+            others[recorded].append(pushed)
+        held = runs(others)
+        for ident, of_one in others.items():
+            fates[ident] = Fate(
+                kind="ambiguous", others=nearest(ident, of_one), reason="near_tie", held=held
+            )
     for alone in (*pairing.alone_pushed, *pairing.alone_recorded):
-        others = _nearest(alone.id, alone.edges)
-        held = runs(_other(alone.id, edge) for edge in alone.edges)
-        fates[alone.id] = Fate(kind="alone", others=others, reason=alone.reason, held=held)
+        fates[alone.id] = Fate(
+            kind="alone",
+            others=nearest(alone.id, alone.others),
+            reason=alone.reason,
+            held=runs(alone.others),
+        )
     return fates
 
 
-def _edges_of(edges: Iterable[Edge]) -> Mapping[str, list[Edge]]:
-    found: defaultdict[str, list[Edge]] = defaultdict(list)
-    for edge in edges:
-        found[edge.pushed].append(edge)
-        found[edge.recorded].append(edge)
-    return found
+def _ends_within(
+    book: _Book, part: Part, fates: Mapping[str, Fate], inner_ms: int, sure_ms: int
+) -> bool:
+    """Whether nothing changes for those that start farther away than ``inner_ms``.
 
-
-def _other(ident: str, edge: Edge) -> str:
-    return edge.recorded if edge.pushed == ident else edge.pushed
-
-
-def _nearest(ident: str, edges: Iterable[Edge]) -> list[str]:
-    found = sorted((edge.cost_ms, _other(ident, edge)) for edge in edges)
-    return [other for _, other in found[:MAX_CANDIDATES]]
+    ``sure_ms``: of those beyond, not all candidates are known.
+    """
+    for ident, far_ms in part.far_ms.items():
+        before, now = book.entries[ident].fate, fates[ident]
+        if before == now or far_ms > sure_ms:
+            continue
+        if far_ms > inner_ms:
+            return False
+        told = [fate for fate in (before, now) if fate is not None and fate.kind != "alone"]
+        if any(part.far_ms.get(other, 0) > inner_ms for fate in told for other in fate.others):
+            return False
+    return True
