@@ -17,6 +17,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 ingest_cli.add_commands(app)
+rejects_app = typer.Typer(
+    help="What is authentic and could not be read, or handled.", no_args_is_help=True
+)
+app.add_typer(rejects_app, name="rejects")
+
+ConnectionOption = Annotated[str | None, typer.Option(help="Only of this one.")]
+ReasonOption = Annotated[str | None, typer.Option(help="Only for this reason.")]
+SinceOption = Annotated[
+    str | None, typer.Option(help="Only what has come since then: a time, or 24h, 7d.")
+]
+GroupOption = Annotated[
+    str | None, typer.Option(help="What this consumer group could not handle, instead.")
+]
+IdsArgument = Annotated[
+    list[str], typer.Argument(help="Ids, or what stands behind their last colon.")
+]
+RevealOption = Annotated[bool, typer.Option("--reveal", help="Show the content, too.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
 
 
 def main() -> None:
@@ -79,6 +97,75 @@ def tail(
     raise typer.Exit(code)
 
 
+@rejects_app.command("list")
+def rejects_list(
+    connection: ConnectionOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    group: GroupOption = None,
+    all_: Annotated[bool, typer.Option("--all", help="Also those that were redriven.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what could not be read: how much for which reason, and each. No content.
+
+    Exits with 1 if there is something.
+    """
+    from consumers.instants import since as since_when
+    from ingest.commands.rejects import Wanted, list_rejects
+    from ingest.settings import load_settings
+
+    since_ms = 0 if since is None else since_when("--since", since)
+    wanted = Wanted(frozenset(), connection, reason, since_ms, group, again=all_)
+    raise typer.Exit(list_rejects(load_settings(config), wanted, as_json=as_json))
+
+
+@rejects_app.command("show")
+def rejects_show(
+    ids: IdsArgument,
+    group: GroupOption = None,
+    reveal: RevealOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show where a reject came from, and why it is one."""
+    from ingest.commands.rejects import Wanted, show_reject
+    from ingest.settings import load_settings
+
+    wanted = Wanted(frozenset(ids), group=group, again=True)
+    raise typer.Exit(show_reject(load_settings(config), wanted, reveal=reveal, as_json=as_json))
+
+
+@rejects_app.command("redrive")
+def rejects_redrive(
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Only these: ids, or what stands behind their colon.")
+    ] = None,
+    connection: ConnectionOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    group: GroupOption = None,
+    dry_run: DryRunOption = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also what was redriven before; it has the same ids.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Read rejects again, and publish what is readable now, with the ids that it would have had.
+
+    With --group that group alone is handed its events again. Exits with 1 if some of it stays.
+    """
+    from consumers.instants import since as since_when
+    from ingest.commands.rejects import Wanted, redrive
+    from ingest.settings import load_settings
+
+    since_ms = 0 if since is None else since_when("--since", since)
+    wanted = Wanted(frozenset(ids or ()), connection, reason, since_ms, group, again=again)
+    code = redrive(load_settings(config), wanted, dry_run=dry_run, as_json=as_json)
+    raise typer.Exit(code)
+
+
 @app.command()
 def poll(config: ConfigOption = None) -> None:
     """Read back what the providers keep: calls, and what the setting `also` names."""
@@ -116,6 +203,31 @@ def completeness(
 
 
 @app.command()
+def drift(
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only what was seen first since then: a time, or 24h, 7d."),
+    ] = None,
+    connection: Annotated[str | None, typer.Option()] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show which fields, words and types providers send that nobody has told us of.
+
+    What running processes have seen is written once a minute. Exits with 1 if there is something.
+    """
+    from consumers.instants import since as since_when
+    from ingest.commands.drift import show_drift
+    from ingest.settings import load_settings
+
+    since_ms = 0 if since is None else since_when("--since", since)
+    settings = load_settings(config)
+    raise typer.Exit(
+        show_drift(settings, connection=connection, since_ms=since_ms, as_json=as_json)
+    )
+
+
+@app.command()
 def explain(
     call: Annotated[str, typer.Argument(help="Its id: `call_id` of its events.")],
     connection: Annotated[str | None, typer.Option()] = None,
@@ -130,6 +242,34 @@ def explain(
     from ingest.settings import load_settings
 
     raise typer.Exit(explain_call(load_settings(config), call, connection, as_json=as_json))
+
+
+@app.command()
+def trace(
+    what: Annotated[
+        str,
+        typer.Argument(help="Id of a call, a conversation or an event; or a number, +15551230001."),
+    ],
+    connection: Annotated[str | None, typer.Option()] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Look at nothing that was written earlier: a time, or 24h, 7d."),
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show the life of a call: when it happened, reached us and stood on the log, and its verdicts.
+
+    Of a phone number, the calls of the last 24 hours, or since --since. Exits with 1 if the stream
+    does not know it.
+    """
+    from consumers.instants import since as since_when
+    from consumers.trace.command import trace as trace_call
+    from ingest.settings import load_settings
+
+    since_ms = None if since is None else since_when("--since", since)
+    settings = load_settings(config)
+    raise typer.Exit(trace_call(settings, what, connection, since_ms, as_json=as_json))
 
 
 @app.command()

@@ -48,6 +48,11 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "Stored, but that took more than a second; one line in 10 s.",
         _DELIVERY,
     ),
+    "drift_seen": (
+        "A provider sends what nobody has told us of, for the first time: see `dialstream drift`.",
+        "connection kind what",
+    ),
+    "drift_unreadable": ("What was seen before is forgotten.", "path error"),
     "rejects_alarm": (
         "More than 5 % of 5 minutes were unreadable: the provider has changed its payloads.",
         "connection rejected received",
@@ -245,6 +250,41 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     ),
     "gaps_unread": ("The topic of gaps cannot be read; it is tried until it can.", "error"),
     "gap_unreadable": ("A record on the topic of gaps is none of ours.", "position"),
+    "subscribed": ("A subscriber reads the stream.", "group topics"),
+    "subscriber_waits": (
+        "The event log cannot be read or committed to; tried again, told once a kind.",
+        "group error",
+    ),
+    "handler_failed": (
+        "A handler raised, or took too long; without retry_in_s its policy says what follows.",
+        "group handler topic partition position error where retry_in_s suppressed",
+    ),
+    "event_rejected": (
+        "A group cannot handle an event: it is kept on rejects.<group>.",
+        "group handler topic partition position reason suppressed",
+    ),
+    "partition_paused": (
+        "Nothing of a partition is handled for a while: its handler says not_now, has failed, or "
+        "a reject could not be stored.",
+        "group handler topic partition position reason retry_in_s suppressed",
+    ),
+    "handler_given_up": (
+        "A handler was cancelled, for its partition goes to another member.",
+        "group handler topic partition position suppressed",
+    ),
+    "handler_does_not_end": (
+        "A handler goes on in spite of being cancelled, while others may handle its event.",
+        "group topic partition",
+    ),
+    "records_skipped": (
+        "What came next was deleted before it was read; the group goes on with what is left.",
+        "group topic partition expected found",
+    ),
+    "loop_blocked": (
+        "A handler (-: something else) keeps the event loop from turning: others wait, heartbeats "
+        "too.",
+        "group handler seconds where",
+    ),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",

@@ -13,7 +13,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from ingest.drift import RADAR
 from ingest.pipeline import Accepted, Outcome
+from schemas.event import Event
 
 if TYPE_CHECKING:
     from ingest.eventlog.spool import Spool
@@ -51,14 +53,21 @@ class Tally:
         self.outcomes[accepted.outcome] += 1
         self.answered[bisect_left(_ANSWER_BUCKETS_S, taken_s)] += 1
         self.answer_sum_s += taken_s
-        if accepted.outcome == "stored":
-            for event in accepted.events:
-                self.events[event.subject_kind] += 1
-                self.stale += event.stale
+        if accepted.outcome != "repeat":
+            self.count(accepted.events)
+
+    def count(self, events: Iterable[Event]) -> None:
+        """Count events that are on the log now, and were not before."""
+        for event in events:
+            if event.subject_kind == "reject":
+                self.rejects[event.what] += 1
+                continue
+            self.events[event.subject_kind] += 1
+            self.stale += event.stale
+            if event.surprises:
+                RADAR.note(event)
                 for what, _ in event.surprises:
                     self.surprises[what] += 1
-        elif accepted.outcome == "rejected":
-            self.rejects[accepted.events[0].what] += 1
 
     def refuse(self, reason: str) -> None:
         self.outcomes["refused"] += 1
@@ -94,7 +103,9 @@ class Tallies(Collector):
                 sums[outcome] += count
         return sums
 
-    def collect(self) -> Iterable[CounterMetricFamily | HistogramMetricFamily]:
+    def collect(
+        self,
+    ) -> Iterable[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
         received = CounterMetricFamily(
             "dialstream_received",
             "Deliveries for a known connection, whatever became of them.",
@@ -139,7 +150,7 @@ class Tallies(Collector):
             "surprises": CounterMetricFamily(
                 "dialstream_surprises",
                 "What payloads held that we have no place or word for: field, type, state, "
-                "direction, status, duty_status, agent, hint.",
+                "direction, status, duty_status, agent, notification_type, hint.",
                 labels=["connection", "via", "what"],
             ),
         }
@@ -156,7 +167,14 @@ class Tallies(Collector):
                 sum_so_far += count
                 buckets.append((str(limit), sum_so_far))
             answers.add_metric(channel, buckets, tally.answer_sum_s)
-        return received, deliveries, stale, answers, *counts.values()
+        drift = GaugeMetricFamily(
+            "dialstream_drift",
+            "Different fields, words and types that we have no place or word for, seen so far.",
+            labels=["connection"],
+        )
+        for connection in RADAR.connections:
+            drift.add_metric([connection], RADAR.count(connection))
+        return received, deliveries, stale, answers, drift, *counts.values()
 
 
 TALLIES = Tallies()
@@ -304,6 +322,13 @@ POLL_GAPS_OPEN = Gauge(
     ["connection"],
     registry=REGISTRY,
 )
+GAP_CLOSED_SECONDS = Histogram(
+    "dialstream_gap_closed_seconds",
+    "From the end of a gap, or from when it was found if that was later, until it was read back.",
+    ["connection", "channel"],
+    buckets=(5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14_400, 86_400),
+    registry=REGISTRY,
+)
 VERDICTS = Counter(
     "dialstream_verdicts",
     "Verdicts that were given, revisions included.",
@@ -328,6 +353,31 @@ RECONCILE_TOO_LATE = Counter(
     ["connection"],
     registry=REGISTRY,
 )
+SUBSCRIBER_EVENTS = Counter(
+    "dialstream_subscriber_events",
+    "What became of events in a handler: handled, failed (a try), rejected, not_now, repeat.",
+    ["group", "handler", "outcome"],
+    registry=REGISTRY,
+)
+SUBSCRIBER_LAG = Gauge(
+    "dialstream_subscriber_lag",
+    "Positions between what a group has handled and the end, in the partitions of this process.",
+    ["group", "topic"],
+    registry=REGISTRY,
+)
+SUBSCRIBER_AGE_SECONDS = Gauge(
+    "dialstream_subscriber_age_seconds",
+    "How long ago the oldest event was written that was fetched and is not handled.",
+    ["group"],
+    registry=REGISTRY,
+)
+SUBSCRIBER_BLOCKED = Counter(
+    "dialstream_subscriber_blocked",
+    "How often a handler (-: something else) kept the event loop from turning for long.",
+    ["group", "handler"],
+    registry=REGISTRY,
+)
+
 KEY_EXPIRES_DAYS = Gauge(
     "dialstream_key_expires_days",
     "Days until a connection's API key expires, below 0 after it has; NaN if that is not known of "

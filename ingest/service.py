@@ -9,13 +9,14 @@ import signal
 import socket
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from ingest.admin import create_admin
+from ingest.drift import RADAR, drift_folder
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_log
 from ingest.eventlog.log import EventLog
@@ -119,6 +120,8 @@ async def open_service(settings: Settings, role: str, stopping: Stopping) -> Asy
     with listening(settings.admin, "admin") as admin_socket:
         async with open_log(settings, role) as eventlog:
             service = Service(settings, eventlog, stopping, address_of(admin_socket))
+            RADAR.open(drift_folder(settings.eventlog.path) / f"{role}.json")
+            service.chores.append(RADAR.save)
             QUEUE_BYTES.set_function(lambda: eventlog.queued_bytes)
             admin = Server(server_config(create_admin(service.refusing, service.degraded)))
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.reload)
@@ -131,6 +134,8 @@ async def open_service(settings: Settings, role: str, stopping: Stopping) -> Asy
                     admin.should_exit = True
                     await asyncio.wait([telling])
                     keeping.cancel()
+                    with suppress(OSError):  # it is a help, and no reason to fail at the end
+                        await RADAR.save()
         sums = TALLIES.sums()
         log.info(
             "stopped",

@@ -217,14 +217,7 @@ class Storing:
             return
         await self.events(fresh)
         POLL_PUBLISHED.labels(self._connection, what).inc(len(fresh))
-        tally = self._tally
-        for event in fresh:
-            if event.subject_kind == "reject":
-                tally.rejects[event.what] += 1
-            else:
-                tally.events[event.subject_kind] += 1
-            for surprise, _ in event.surprises:
-                tally.surprises[surprise] += 1
+        self._tally.count(fresh)
 
     async def events(self, events: Sequence[Event]) -> None:
         """Return once they are durable."""

@@ -175,7 +175,9 @@ def _other(
     details = fields.value.get("data")
     if details is None:
         details = {key: at for key, at in fields.value.items() if key not in _ENVELOPE} or None
-    data = {"notification_type": fields.text("type"), "details": details}
+    type_ = fields.text("type")
+    fields.surprises.append(("notification_type", type_ or ""))
+    data = {"notification_type": type_, "details": details}
     ident = notification_id(payload, webhook_id)
     return _event(
         delivery, "notification.received", f"notification:{id_part(ident)}", ident, data, time_ms

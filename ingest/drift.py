@@ -1,0 +1,193 @@
+"""The drift radar: what providers send that nobody has told us of.
+
+Each new field, word and type is remembered with when it was seen first, how often, and what its
+value looks like; never with the value. `dialstream drift` shows it.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import orjson
+import structlog
+from msgspec import Struct
+
+from schemas.event import Event
+
+log = structlog.get_logger()
+
+#: So many different ones of a connection; who sends more sends names that are made of content.
+MAX_A_CONNECTION = 500
+
+_LONGEST_NAME = 64
+_LONGEST_SAMPLE = 40
+
+#: What a provider calls its fields, and its states; anything else may be what somebody has said.
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_WORD = re.compile(r"[A-Z]?[a-z]+([_. -][A-Z]?[a-z]+)*|[A-Z]+([_-][A-Z]+)*")
+
+#: These name a field; others a word that stands in one.
+_IN_FIELDS = ("field", "type")
+
+
+class Sighting(Struct):
+    """Something that we have no place or word for."""
+
+    provider: str
+    connection: str
+    #: Of the events in which it stood.
+    subject: str
+    #: ``field``; ``type``, of a known field with a value of another type; else the field of ours
+    #: for which the provider has a new word.
+    what: str
+    #: The provider's name of it.
+    name: str
+    #: Our clock, milliseconds since 1970.
+    first_ms: int
+    last_ms: int
+    count: int
+    #: What the first one looked like: see `look_of`.
+    sample: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        return self.provider, self.connection, self.subject, self.what, self.name
+
+
+class Radar:
+    """What this process has seen, and those before it that wrote to the same file."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str, str, str, str], Sighting] = {}
+        self._path: Path | None = None
+        self._changed = False
+
+    def note(self, event: Event) -> None:
+        """Take in what is surprising in an event that is stored."""
+        for what, given in event.surprises:
+            name = _name(given, _FIELD if what in _IN_FIELDS else _WORD)
+            provider, connection, subject = event.provider, event.connection, event.subject_kind
+            key = provider, connection, subject, what, name
+            seen = self._seen.get(key)
+            if seen is not None:
+                seen.count += 1
+                seen.last_ms = event.recorded_ms
+            elif self.count(connection) < MAX_A_CONNECTION:
+                self._seen[key] = Sighting(
+                    *key,
+                    first_ms=event.recorded_ms,
+                    last_ms=event.recorded_ms,
+                    count=1,
+                    sample=_sample(event, given) if what in _IN_FIELDS else "",
+                )
+                # Its name may be what somebody has said; the command tells it to who asks.
+                log.info("drift_seen", connection=connection, kind=subject, what=what)
+        self._changed = True
+
+    @property
+    def connections(self) -> set[str]:
+        """Those at which something was seen."""
+        return {seen.connection for seen in self._seen.values()}
+
+    def count(self, connection: str) -> int:
+        """How many different ones were seen there."""
+        return sum(seen.connection == connection for seen in self._seen.values())
+
+    def open(self, path: Path) -> None:
+        """Go on with what a file tells; one that cannot be read is begun anew."""
+        self._path = path
+        self._seen = {each.key: each for each in _read(path)}
+
+    async def save(self) -> None:
+        """Write what has changed. Raises OSError."""
+        if self._changed and self._path is not None:
+            self._changed = False
+            await asyncio.to_thread(_write, self._path, msgspec.json.encode([*self._seen.values()]))
+
+
+RADAR = Radar()
+"""Of the process, as its counters are."""
+
+
+def drift_folder(path: Path) -> Path:
+    """Where each process keeps what it has seen, below ``eventlog.path``."""
+    return path / "drift"
+
+
+def all_sightings(path: Path) -> list[Sighting]:
+    """What all processes on a data directory have seen, the newest first."""
+    found: dict[tuple[str, str, str, str, str], Sighting] = {}
+    for file in sorted(drift_folder(path).glob("*.json")):
+        for seen in _read(file):
+            known = found.setdefault(seen.key, seen)
+            if known is not seen:
+                known.count += seen.count
+                known.last_ms = max(known.last_ms, seen.last_ms)
+                if seen.first_ms < known.first_ms:
+                    known.first_ms, known.sample = seen.first_ms, seen.sample
+    return sorted(found.values(), key=lambda seen: (-seen.first_ms, seen.key))
+
+
+def look_of(value: object) -> str:
+    """What a JSON value looks like: ``text "Xx 9"``, ``integer of 13 digits``, ``object of 3``."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "boolean"
+    if isinstance(value, int):
+        return f"integer of {len(str(abs(value)))} digits"
+    if isinstance(value, float):
+        return "number"
+    if isinstance(value, str):
+        masked = "".join(map(_mask, value[:_LONGEST_SAMPLE]))
+        return f'text "{masked}{"…" if len(value) > _LONGEST_SAMPLE else ""}"'
+    if isinstance(value, list):
+        return f"list of {len(value)}" + (f", first {look_of(value[0])}" if value else "")
+    return f"object of {len(value)}" if isinstance(value, dict) else "?"
+
+
+def _mask(letter: str) -> str:
+    if letter.isnumeric():
+        return "9"
+    if letter.isalpha():
+        return "X" if letter.isupper() else "x"
+    return letter if letter.isprintable() else "?"
+
+
+def _name(name: str, usual: re.Pattern[str]) -> str:
+    """As the provider has it, if it looks like a name."""
+    if len(name) <= _LONGEST_NAME and usual.fullmatch(name):
+        return name
+    return look_of(name)
+
+
+def _sample(event: Event, name: str) -> str:
+    """What the value of a field looks like, where it stands at the top or one level below."""
+    try:
+        raw: Any = orjson.loads(event.raw or b"")
+    except ValueError:
+        return ""
+    if not isinstance(raw, dict):
+        return ""
+    for at in (raw, *raw.values()):
+        if isinstance(at, dict) and name in at:
+            return look_of(at[name])
+    return ""
+
+
+def _read(path: Path) -> Iterable[Sighting]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Sighting])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.warning("drift_unreadable", path=str(path), error=type(error).__name__)
+        return []
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)

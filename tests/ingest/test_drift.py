@@ -1,0 +1,133 @@
+"""The drift radar: what is new at the providers is remembered, and nothing of its content."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ingest.drift import MAX_A_CONNECTION, Radar, all_sightings, drift_folder, look_of
+from schemas.event import Event
+from tests.conftest import MakeProduct
+from tests.kit import call, new_leg, sign
+
+T0 = 1_790_000_000_000
+
+
+def event(*surprises: tuple[str, str], at_ms: int = T0, raw: bytes | None = None) -> Event:
+    return Event(
+        type="dialstream.call.ringing",
+        subject_kind="call",
+        id="dialpad:acme:call:1:ringing:1",
+        subject="call/1",
+        key="acme/1",
+        time_ms=at_ms,
+        recorded_ms=at_ms,
+        via="webhook",
+        provider="dialpad",
+        connection="acme",
+        data={},
+        raw=raw,
+        surprises=surprises,
+    )
+
+
+async def test_what_is_new_is_counted_and_outlives_the_process(tmp_path: Path) -> None:
+    file = drift_folder(tmp_path) / "receiver.json"
+    radar = Radar()
+    radar.open(file)
+    radar.note(event(("field", "mood"), raw=b'{"mood": "Great 1"}'))
+    radar.note(event(("field", "mood"), ("state", "levitating"), at_ms=T0 + 5))
+    await radar.save()
+
+    again = Radar()
+    again.open(file)
+    again.note(event(("state", "levitating"), at_ms=T0 + 9))
+    await again.save()
+
+    # Another process has seen one of them, earlier.
+    other = Radar()
+    other.open(drift_folder(tmp_path) / "listener.json")
+    other.note(event(("state", "levitating"), at_ms=T0 - 7))
+    await other.save()
+
+    assert [
+        (seen.what, seen.name, seen.first_ms - T0, seen.last_ms - T0, seen.count, seen.sample)
+        for seen in all_sightings(tmp_path)
+    ] == [
+        ("field", "mood", 0, 5, 2, 'text "Xxxxx 9"'),
+        ("state", "levitating", -7, 9, 3, ""),
+    ]
+
+
+async def test_names_made_of_content_fill_nothing(tmp_path: Path) -> None:
+    radar = Radar()
+    radar.open(drift_folder(tmp_path) / "receiver.json")
+    for n in range(3 * MAX_A_CONNECTION):
+        radar.note(event(("field", f"n{n}")))
+    assert radar.count("acme") == MAX_A_CONNECTION
+
+
+def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
+    file = drift_folder(tmp_path) / "receiver.json"
+    file.parent.mkdir()
+    file.write_bytes(b'[{"provider": 1')
+    radar = Radar()
+    radar.open(file)
+    assert radar.connections == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "look"),
+    [
+        (None, "null"),
+        (True, "boolean"),
+        (-1234, "integer of 4 digits"),
+        (1.5, "number"),
+        ("+1 (415) Xy\n", 'text "+9 (999) Xx?"'),
+        ("a" * 41, f'text "{"x" * 40}…"'),
+        ([], "list of 0"),
+        ([1, "b"], "list of 2, first integer of 1 digits"),
+        ({"a": 1}, "object of 1"),
+    ],
+)
+def test_a_value_is_shown_by_its_looks(value: object, look: str) -> None:
+    assert look_of(value) == look
+
+
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1))
+def test_no_letter_of_a_text_is_shown(text: str) -> None:
+    assert set(look_of(text)) <= set('text "Xx9?…')
+
+
+def test_an_operator_sees_what_has_changed_and_no_content(make_product: MakeProduct) -> None:
+    product = make_product()
+    assert product.run("drift").code == 0
+    leg = new_leg()
+    with product:
+        odd = {**call(leg, 0), "state": "levitating", "mood": "SECRETMOOD", "contact": "SECRETNAME"}
+        for body in (sign(odd), sign(odd), sign({**odd, "state": "ringing", "my name": 1})):
+            assert product.post(body).status == 204
+        assert product.metrics().sum("dialstream_drift", connection="acme") == 4
+        assert len(product.log("drift_seen")) == 4
+        assert product.stop() == 0
+
+    shown = product.run("drift", "--json")
+    assert shown.code == 1
+    found = {
+        (seen["what"], seen["name"]): (seen["count"], seen["sample"])
+        for seen in map(json.loads, shown.stdout.splitlines())
+    }
+    assert found == {
+        ("state", "levitating"): (1, ""),  # the second was a repeat
+        ("field", "mood"): (2, 'text "XXXXXXXXXX"'),
+        ("type", "contact"): (2, 'text "XXXXXXXXXX"'),
+        ("field", 'text "xx xxxx"'): (1, "integer of 1 digits"),
+    }
+    table = product.run("drift")
+    assert "new state" in table.stdout
+    assert "levitating" in table.stdout
+    assert "SECRET" not in shown.stdout + table.stdout + product.stderr
+    assert product.run("drift", "--since", "2100-01-01").code == 0
+    assert product.run("drift", "--connection", "beta").stdout.startswith("Nothing new")
