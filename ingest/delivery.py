@@ -31,7 +31,8 @@ class Delivery(Struct, kw_only=True, gc=False):
 DAY_MS = 24 * 3600 * 1000
 
 Verified = NewType("Verified", bytes)
-"""Bytes that a signature covers. Only `Source.verify` makes them."""
+"""Bytes that a signature covers. Only `Source.verify` makes them, and `ingest.redrive` of what that
+has let in before."""
 
 
 class Source(Protocol):
@@ -149,6 +150,9 @@ class Provider:
     #: Signs a payload as the provider would, with the connection's first secret. Raises ConfigError
     #: if that cannot be used.
     sign: "Callable[[bytes, Connection], Signed]"
+    #: What a body says, without a look at its signature. Only for what was let in before. Raises
+    #: UnreadableError.
+    payload_of: Callable[[bytes], bytes] = bytes
     #: Opens what it has of these for a connection by its name.
     stream: "Open[Stream] | None" = None
     records: "Open[Records] | None" = None

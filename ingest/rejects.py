@@ -71,7 +71,7 @@ def redriven_event(
     events: Sequence[str],
     now_ms: int,
 ) -> Event:
-    """``reject.redriven``: what was rejected for ``reason`` is on the log, as ``events``, their ids.
+    """``reject.redriven``: what was rejected for ``reason`` is on the log, as ``events`` (ids).
 
     ``digest``: of the bytes, which stay with the reject.
     """

@@ -10,7 +10,7 @@ from ingest.delivery import Provider, Signed
 from ingest.providers.dialpad.records import open_records
 from ingest.providers.dialpad.stream import open_stream
 from ingest.providers.dialpad.webhook import Webhook
-from ingest.signing import sign_compact_jws
+from ingest.signing import payload_of_jws, sign_compact_jws
 
 if TYPE_CHECKING:
     from ingest.settings import Connection
@@ -25,6 +25,7 @@ PROVIDER = Provider(
     name="dialpad",
     webhook=Webhook.of,
     sign=_sign,
+    payload_of=payload_of_jws,
     stream=open_stream,
     records=open_records,
     also=("transcripts", "recaps", "contacts", "consents", "directory", "duty_status"),

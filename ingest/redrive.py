@@ -1,0 +1,286 @@
+"""Rejects as they stand on the log, and what today's code makes of them. No I/O.
+
+Nothing is verified again: a reject was written by us, after the delivery had verified, and whoever
+can write to that topic can write to all of them. So redriving needs no secret, and works also
+after the one is gone that had signed it.
+
+What was read back from a provider's lists was kept without the list that it stood in, and the
+provider still has it: it is read back again.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pybase64
+from msgspec import Struct
+from pydantic import SecretStr
+
+from ingest.delivery import Delivery, Provider, Source, Verified
+from ingest.errors import ConfigError, UnreadableError, VerificationError
+from ingest.eventlog.log import Record, StoredRecord, records_of
+from ingest.providers import PROVIDERS
+from ingest.rejects import AT, DETAIL, FROM, REASON, REDRIVEN_AT, is_retry_request
+from schemas.event import CONTENT_TYPE, digest_of_bytes
+from schemas.topics import TOPIC_OF
+
+if TYPE_CHECKING:
+    from ingest.settings import Connection, Settings
+
+VIA = "replay"
+
+#: Kafka has refused an event of ours, of which this is the beginning.
+_OF_KAFKA = frozenset(("too_large", "invalid"))
+
+_READ_BACK = frozenset(("poll", "backfill"))
+
+
+class Kept(Struct, kw_only=True):
+    """A reject as it stands on the log."""
+
+    #: What tells it from others, however often it was rejected.
+    key: tuple[str, ...]
+    #: For people: of the reject, or of the event that a group could not handle.
+    id: str
+    connection: str
+    reason: str
+    detail: str
+    via: str
+    #: RFC 3339.
+    received_at: str
+    #: Of a delivery: those that sign it.
+    headers: Mapping[str, str]
+    body: bytes
+    topic: str
+    partition: int
+    position: int
+    #: Instead of a reject, that it was redriven: the time, RFC 3339, and the ids of what it became.
+    redriven_at: str | None = None
+    events: Sequence[str] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the bytes, also where not all of them were kept."""
+        return self.id.rpartition(":")[2]
+
+
+def read_kept(stored: StoredRecord) -> Kept | None:
+    """What stands on the topic of rejects, or on a group's; None if it was not written by us."""
+    try:
+        return _read_ours(stored) if stored.topic == TOPIC_OF["reject"] else _read_group(stored)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _read_ours(stored: StoredRecord) -> Kept:
+    event = orjson.loads(stored.value or b"")
+    data = event["data"]
+    connection, digest = event["connection"], event["subject"].removeprefix("reject/")
+    return Kept(
+        key=(connection, digest),
+        id=event["id"],
+        connection=connection,
+        reason=data["reason"],
+        detail=data["detail"],
+        via=data["via"],
+        received_at=data["received_at"],
+        headers=dict(data["headers"]),
+        body=pybase64.b64decode(data["body_base64"], validate=True),
+        topic=stored.topic,
+        partition=stored.partition,
+        position=stored.position,
+        redriven_at=event["time"] if data["reason"] == "redriven" else None,
+        events=data.get("events", ()),
+    )
+
+
+def _read_group(stored: StoredRecord) -> Kept:
+    headers = {name: value.decode(errors="replace") for name, value in stored.headers}
+    again = is_retry_request(stored)
+    ident = headers.get("ce_id", "")
+    return Kept(
+        key=(headers[FROM],),
+        id=ident,
+        connection=stored.key.partition(b"/")[0].decode(errors="replace"),
+        reason="redriven" if again else headers[REASON],
+        detail="" if again else headers[DETAIL],
+        via="tombstone" if stored.value is None else _via(stored.value),
+        received_at=headers[REDRIVEN_AT] if again else headers[AT],
+        headers={},
+        body=stored.value or b"",
+        topic=stored.topic,
+        partition=stored.partition,
+        position=stored.position,
+        redriven_at=headers[REDRIVEN_AT] if again else None,
+        events=(ident,) if again else (),
+    )
+
+
+def _via(value: bytes) -> str:
+    try:
+        return str(orjson.loads(value)["via"])
+    except (ValueError, TypeError, KeyError):
+        return "unknown"
+
+
+class Shelved(Struct, kw_only=True):
+    """What is known of one reject, however often it came; without its bytes."""
+
+    id: str
+    connection: str
+    reason: str
+    detail: str
+    via: str
+    #: When it came first and last.
+    received_at: str
+    last_at: str
+    times: int
+    size_bytes: int
+    #: Where it stands first since it is open.
+    topic: str
+    partition: int
+    position: int
+    #: Since when it is not open any more, and what it became.
+    redriven_at: str | None = None
+    events: Sequence[str] = ()
+
+
+class Shelf:
+    """All rejects of a topic, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, ...], Shelved] = {}
+        #: Records that were not written by us.
+        self.strange = 0
+
+    def put(self, stored: StoredRecord) -> Kept | None:
+        """Take in what comes next on the topic."""
+        kept = read_kept(stored)
+        if kept is None:
+            self.strange += 1
+            return None
+        known = self.found.get(kept.key)
+        if kept.redriven_at is not None:
+            if known is not None:  # else its reject is too old to be there
+                known.redriven_at, known.events = kept.redriven_at, kept.events
+        elif known is None:
+            self.found[kept.key] = Shelved(
+                id=kept.id,
+                connection=kept.connection,
+                reason=kept.reason,
+                detail=kept.detail,
+                via=kept.via,
+                received_at=kept.received_at,
+                last_at=kept.received_at,
+                times=1,
+                size_bytes=len(kept.body),
+                topic=kept.topic,
+                partition=kept.partition,
+                position=kept.position,
+            )
+        else:
+            _came_again(known, kept)
+        return kept
+
+
+def _came_again(known: Shelved, kept: Kept) -> None:
+    known.times += 1
+    known.last_at = max(known.last_at, kept.received_at)
+    # Bytes of a delivery mean what they mean, and are on the log if they ever were. A group that
+    # gives an event up once more, after it was asked to handle it, has not handled it.
+    if kept.topic != TOPIC_OF["reject"]:
+        known.reason, known.detail, known.redriven_at, known.events = (
+            kept.reason,
+            kept.detail,
+            None,
+            (),
+        )
+
+
+class StaysError(Exception):
+    """It cannot be redriven: ``reason`` is a word, ``detail`` what to do."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Redriver:
+    """Makes of rejects what they would have been, had today's code read them."""
+
+    def __init__(self, settings: "Settings") -> None:
+        self._connections = settings.connections
+        self._sources: dict[str, tuple[Provider, Source]] = {}
+
+    def records(self, kept: Kept) -> tuple[Sequence[Record], Sequence[str]]:
+        """What is to be published, and the ids of the events in it. Raises StaysError."""
+        if kept.reason in _OF_KAFKA:
+            return _event_of_ours(kept)
+        if kept.via in _READ_BACK:
+            raise StaysError(
+                "read_back",
+                f"it was read from the provider: `dialstream backfill {kept.connection}` over "
+                f"{kept.received_at[:10]} reads it again",
+            )
+        provider, source = self._source(kept.connection)
+        delivery = Delivery(
+            connection=kept.connection,
+            via=VIA,
+            headers=[(n.encode("latin-1"), v.encode("latin-1")) for n, v in kept.headers.items()],
+            body=kept.body,
+            received_ms=_ms(kept.received_at),
+        )
+        try:
+            events = source.normalize(Verified(provider.payload_of(kept.body)), delivery)
+        except (UnreadableError, VerificationError) as error:
+            raise StaysError(error.reason, error.detail) from None
+        records = [record for event in events for record in records_of(event)]
+        return records, [event.id for event in events]
+
+    def _source(self, name: str) -> tuple[Provider, Source]:
+        if name not in self._sources:
+            connection = self._connections.get(name)
+            if connection is None:
+                raise StaysError("no_connection", f"connections.{name} is not in the settings")
+            provider = PROVIDERS[connection.provider]
+            try:
+                self._sources[name] = provider, provider.webhook(_with_some_secret(connection))
+            except ConfigError as error:
+                raise StaysError("settings", f"connections.{name}: {error}") from None
+        return self._sources[name]
+
+
+def _with_some_secret(connection: "Connection") -> "Connection":
+    """A source cannot be made without one, and reading needs none: so nobody's, of every form."""
+    secret = "whsec_" + pybase64.b64encode(secrets.token_bytes(32)).decode()
+    return connection.model_copy(update={"secrets": (SecretStr(secret),), "secret_files": ()})
+
+
+def _event_of_ours(kept: Kept) -> tuple[Sequence[Record], Sequence[str]]:
+    """An event as it was, if all of it was kept."""
+    if digest_of_bytes(kept.body) != kept.digest:
+        raise StaysError("cut", "only its beginning was kept")
+    try:
+        event: dict[str, Any] = orjson.loads(kept.body)
+        topic = TOPIC_OF[event["type"].split(".")[1]]
+        key, ident, via = event["partitionkey"].encode(), event["id"], event["via"]
+        if event["connection"] != kept.connection:
+            raise KeyError
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        raise StaysError("no_event", "it is none of our events") from None
+    # In its place, so that `raw` stays byte for byte: a bare quote stands in no JSON string, and
+    # nothing of the provider's stands before it.
+    value = kept.body.replace(b'"via":"%b"' % via.encode(), b'"via":"%b"' % VIA.encode(), 1)
+    headers = (
+        ("content-type", CONTENT_TYPE),
+        ("ce_type", event["type"].encode()),
+        ("ce_id", ident.encode()),
+    )
+    return [Record(topic, key, value, headers)], [ident]
+
+
+def _ms(rfc3339: str) -> int:
+    return round(datetime.fromisoformat(rfc3339).timestamp() * 1000)
