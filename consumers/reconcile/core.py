@@ -6,7 +6,7 @@ whoever reads the same log writes the same, byte for byte, however it was cut in
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol, TypeAlias
 
 import orjson
@@ -22,7 +22,7 @@ from consumers.reconcile.completeness import (
 from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
 from consumers.reconcile.facts import CallFact, Fact, Mark, ms_of
 from consumers.reconcile.legs import ARTEFACTS, BACKFILLED, Leg
-from consumers.reconcile.pairs import Agent, Entry, Pairs, PairSetup, numbers_of, standing
+from consumers.reconcile.pairs import Agent, Entry, Pairs, PairSetup, standing
 from consumers.reconcile.verdicts import (
     LIST_NOT_READ,
     Judgement,
@@ -59,6 +59,8 @@ class Conversation(Struct, kw_only=True):
     #: Every id that belongs to it, heard of or only named, and those that were heard of.
     idents: list[str] = []
     call_ids: list[str] = []
+    #: Numbers on its legs that may become those of a pair, see `Pairs.refresh`.
+    numbers: list[str] = []
     #: Names that it had, or that others had which it has taken in.
     merged_from: list[str] = []
     #: When it was heard of last, by the log's clock.
@@ -83,7 +85,6 @@ class Store(Protocol):
     def drop_conversation(self, key: Key) -> None: ...
     def hour(self, key: Key) -> Hour | None: ...
     def put_hour(self, hour: Hour) -> None: ...
-    def every_conversation(self) -> Iterable[Conversation]: ...
     def entries(self) -> Iterable[Entry]: ...
     def put_entry(self, entry: Entry) -> None: ...
     def drop_entry(self, key: Key) -> None: ...
@@ -183,6 +184,7 @@ class Core:
             if conversation.connection in self._threads:
                 for ident in conversation.idents:
                     self._threads[conversation.connection].link(conversation.name, ident)
+                self._pairs.know(conversation.connection, conversation.name, conversation.numbers)
         for due_ms, kind, key in timers:
             if key[0] not in self._connections:
                 continue
@@ -198,6 +200,8 @@ class Core:
             if conversation.connection in self._threads:
                 self._threads[conversation.connection].forget(conversation.idents)
                 self._pairs.forget(conversation.connection, conversation.call_ids)
+                for name in (conversation.name, *conversation.merged_from):
+                    self._pairs.unknow(conversation.connection, name, conversation.numbers)
 
     @property
     def wake_ms(self) -> int | None:
@@ -314,6 +318,7 @@ class Core:
         if gone is not None:
             into.idents = sorted({*into.idents, *gone.idents})
             into.call_ids += [each for each in gone.call_ids if each not in into.call_ids]
+            into.numbers = sorted({*into.numbers, *gone.numbers})
             into.merged_from += gone.merged_from
             into.to_bury += gone.to_bury
             into.heard_ms = max(into.heard_ms, gone.heard_ms)
@@ -343,7 +348,8 @@ class Core:
             for call_id in conversation.call_ids
             if (leg := self._store.leg((key[0], call_id))) is not None
         ]
-        self._pairs.refresh(key[0], key[1], legs, due_ms)
+        found = self._pairs.refresh(key[0], key[1], legs, due_ms)
+        conversation.numbers = sorted({*conversation.numbers, *found})
         verdicts, counterparts = standing(legs)
         row = ledger_row(
             conversation.name,
@@ -515,13 +521,10 @@ class Core:
     def touch_leg(self, leg: Leg) -> None:
         self._touch(self._conversation(leg))
 
-    def touch_numbers(self, connection: str, numbers: Collection[str]) -> None:
-        for conversation in list(self._store.every_conversation()):
-            if conversation.connection != connection:
-                continue
-            legs = (self._store.leg((connection, call_id)) for call_id in conversation.call_ids)
-            if any(leg is not None and numbers_of(leg) & set(numbers) for leg in legs):
-                self._touch(conversation)
+    def touch_conversation(self, key: Key) -> None:
+        conversation = self._store.conversation(key)
+        if conversation is not None and not self._is_frozen(key):
+            self._touch(conversation)
 
     def _wake_pair(self, key: Key, due_ms: int) -> None:
         self._pairs.wake(key, due_ms)

@@ -142,7 +142,9 @@ class Agent(Struct, kw_only=True):
 
     connection: str
     agent_id: str
+    #: All that it ever had, and of those that it has no more, since when.
     numbers: list[str] = []
+    lost_ms: dict[str, int] = {}
     #: As in `core.Watermark`.
     near_ms: int = 0
     swept_ms: int = 0
@@ -174,8 +176,8 @@ class Host(Protocol):
         """Write its conversation's row soon, and hand it to `Pairs.refresh`."""
         ...
 
-    def touch_numbers(self, connection: str, numbers: Collection[str]) -> None:
-        """The same for all conversations that have to do with one of these."""
+    def touch_conversation(self, key: Key) -> None:
+        """The same for one that is known by its name, if there still is one."""
         ...
 
 
@@ -185,6 +187,8 @@ class _Book:
     def __init__(self, setup: PairSetup) -> None:
         self.setup = setup
         self.numbers = set(setup.numbers)
+        #: Of those that are nobody's any more, since when.
+        self.lost_ms: dict[str, int] = {}
         self.entries: dict[str, Entry] = {}
         #: (connection, call id) → idents.
         self.of_leg: dict[Key, str] = {}
@@ -195,6 +199,11 @@ class _Book:
     def side(self, entry: Entry) -> str:
         """The connection that it is of."""
         return self.setup.pushed if entry.is_pushed else self.setup.recorded
+
+    def numbers_at(self, ms: int) -> Collection[str]:
+        """Whose calls the pair was about then."""
+        gone = {number for number, lost_ms in self.lost_ms.items() if lost_ms <= ms}
+        return self.numbers - gone if gone else self.numbers
 
     def add(self, entry: Entry) -> None:
         self.entries[entry.ident] = entry
@@ -248,6 +257,8 @@ class Pairs:
         self._books = {setup.name: _Book(setup) for setup in setups}
         self._agents: dict[Key, Agent] = {}
         self._owners: defaultdict[Key, set[str]] = defaultdict(set)
+        #: Connection and number → names of the conversations on which it stands.
+        self._having: defaultdict[Key, set[str]] = defaultdict(set)
 
     def restore(self) -> None:
         """Go on with what the store has."""
@@ -255,7 +266,7 @@ class Pairs:
             return
         for agent in self._store.agents():
             self._agents[agent.connection, agent.agent_id] = agent
-            self._learn(agent.connection, agent.agent_id, agent.numbers)
+            self._learn(agent)
         for entry in self._store.entries():
             book = self._books.get(entry.pair)
             if book is None:
@@ -277,19 +288,40 @@ class Pairs:
 
     # Facts
 
+    def know(self, connection: str, name: str, numbers: Iterable[str]) -> None:
+        """These stand on a conversation. `refresh` has said so."""
+        for number in numbers:
+            self._having[connection, number].add(name)
+
+    def unknow(self, connection: str, name: str, numbers: Iterable[str]) -> None:
+        for number in numbers:
+            names = self._having.get((connection, number), set())
+            names.discard(name)
+            if not names:
+                self._having.pop((connection, number), None)
+
     def listed(self, listed: Listed) -> None:
         """An agent has these numbers. Those that it had are still those of its earlier calls."""
         if not any(book.setup.recorded == listed.connection for book in self._books.values()):
             return
         agent = self._agent(listed.connection, listed.agent_id)
-        more = [number for number in listed.numbers if number not in agent.numbers]
-        if not more:
+        has = set(listed.numbers)
+        fresh = has - ({*agent.numbers} - agent.lost_ms.keys())
+        lost_ms = {
+            number: agent.lost_ms.get(number, listed.at_ms) for number in {*agent.numbers} - has
+        }
+        if not fresh and lost_ms == agent.lost_ms:
             return
-        agent.numbers = sorted({*agent.numbers, *more})
+        agent.numbers, agent.lost_ms = sorted({*agent.numbers, *has}), lost_ms
         self._store.put_agent(agent)
-        for book in self._learn(listed.connection, listed.agent_id, more):
+        self._learn(agent)
+        for book in self._books.values():
+            if book.setup.recorded != listed.connection or book.setup.numbers:
+                continue
             for connection in (book.setup.pushed, book.setup.recorded):
-                self._host.touch_numbers(connection, more)
+                names = {n for number in fresh for n in self._having.get((connection, number), ())}
+                for name in sorted(names):
+                    self._host.touch_conversation((connection, name))
 
     def mark(self, mark: Mark, clock_ms: int) -> None:
         """A recorded side, or one of its agents, was read up to there."""
@@ -303,11 +335,11 @@ class Pairs:
         self._store.put_agent(agent)
         for book in books:
             for number in sorted(agent.numbers if mark.agent_id else book.waiting):
-                self._look_at_waiting(book, number, clock_ms)
+                self._look_at_waiting(book, number, max(agent.near_ms, agent.swept_ms), clock_ms)
 
-    def _look_at_waiting(self, book: _Book, number: str, clock_ms: int) -> None:
+    def _look_at_waiting(self, book: _Book, number: str, read_ms: int, clock_ms: int) -> None:
         passed, later = [], []
-        for entry in book.read(number, max(self._read_up_to(book, number))):
+        for entry in book.read(number, read_ms):
             assert entry.end_ms is not None
             if self._passed(book, entry):
                 passed.append(entry)
@@ -325,43 +357,42 @@ class Pairs:
             self._agents[connection, agent_id] = found
         return found
 
-    def _learn(self, connection: str, agent_id: str, numbers: Iterable[str]) -> list[_Book]:
-        """Whose numbers these are; the pairs that are about more calls since."""
-        numbers = set(numbers)
-        for number in numbers:
-            self._owners[connection, number].add(agent_id)
-        grown = [
-            book
-            for book in self._books.values()
-            if book.setup.recorded == connection
-            and not book.setup.numbers
-            and not numbers <= book.numbers
-        ]
-        for book in grown:
-            book.numbers |= numbers
-        return grown
-
-    def _read_up_to(self, book: _Book, number: str | None) -> tuple[int, int]:
-        """How far those were read whose number it is: by the near pass, by the sweep."""
-        connection = book.setup.recorded
-        whole = self._agents.get((connection, ""), _NOT_READ)
-        owners = self._owners.get((connection, number or ""), set())
-        known = [self._agents[connection, owner] for owner in owners]
-        marks = [agent if agent.near_ms or agent.swept_ms else whole for agent in known] or [whole]
-        return min(mark.near_ms for mark in marks), min(mark.swept_ms for mark in marks)
+    def _learn(self, agent: Agent) -> None:
+        """Whose numbers these are. What somebody has is not lost, whoever had it before."""
+        for number in agent.numbers:
+            owners = self._owners[agent.connection, number]
+            owners.add(agent.agent_id)
+            lost = [self._agents[agent.connection, each].lost_ms.get(number) for each in owners]
+            lost_ms = [each for each in lost if each is not None]
+            for book in self._books.values():
+                if book.setup.recorded == agent.connection and not book.setup.numbers:
+                    book.numbers.add(number)
+                    book.lost_ms.pop(number, None)
+                    if len(lost_ms) == len(lost):
+                        book.lost_ms[number] = max(lost_ms)
 
     def _passed(self, book: _Book, entry: Entry) -> bool:
-        """Whether its record would have been read."""
+        """Whether its record would have been read, of whoever had the number then."""
         assert entry.end_ms is not None
-        near_ms, swept_ms = self._read_up_to(book, entry.call.agent_number)
+        connection, number = book.setup.recorded, entry.call.agent_number or ""
+        whole = self._agents.get((connection, ""), _NOT_READ)
+        owners = self._owners.get((connection, number), ())
+        had = (self._agents[connection, owner] for owner in owners)
+        then = [a for a in had if entry.started_ms < a.lost_ms.get(number, _FOR_EVER_MS)]
+        marks = [each if each.near_ms or each.swept_ms else whole for each in then] or [whole]
+        swept_ms = min(mark.swept_ms for mark in marks)
         if entry.end_ms - entry.started_ms > book.setup.overlap_ms:
             return swept_ms >= entry.end_ms
-        return max(near_ms, swept_ms) >= entry.end_ms
+        return max(min(mark.near_ms for mark in marks), swept_ms) >= entry.end_ms
 
     # Entries
 
-    def refresh(self, connection: str, name: str, legs: Sequence[Leg], clock_ms: int) -> None:
-        """A conversation has changed: what it comes to on the sides that it is on."""
+    def refresh(self, connection: str, name: str, legs: Sequence[Leg], clock_ms: int) -> set[str]:
+        """A conversation has changed: what it comes to on the sides that it is on.
+
+        Returns the numbers on it that are to be kept for `know`.
+        """
+        may_be: set[str] = set()
         for book in self._books.values():
             if connection in (book.setup.pushed, book.setup.recorded):
                 make = _pushed_entries if connection == book.setup.pushed else _recorded_entries
@@ -371,6 +402,10 @@ class Pairs:
                     self._drop(book, book.entries[ident], clock_ms)
                 for entry in entries.values():
                     self._put(book, entry, clock_ms)
+                if not book.setup.numbers:
+                    may_be |= {number for leg in legs for number in _numbers_of(leg)}
+        self.know(connection, name, may_be)
+        return may_be
 
     def _put(self, book: _Book, entry: Entry, clock_ms: int) -> None:
         known = book.entries.get(entry.ident)
@@ -816,11 +851,11 @@ def standing(legs: Iterable[Leg]) -> tuple[list[str], list[Counterpart]]:
     return verdicts, counterparts
 
 
-def numbers_of(leg: Leg) -> set[str | None]:
+def _numbers_of(leg: Leg) -> Iterator[str]:
     """All that stand on it."""
     side = leg.truth
     parties = (side.internal.number, side.target.number, side.external.number)
-    return {*parties, side.from_number, side.to_number}
+    return (number for number in (*parties, side.from_number, side.to_number) if number)
 
 
 def _looks(entry: Entry) -> tuple[Any, ...]:
@@ -838,7 +873,7 @@ def _order(leg: Leg) -> tuple[int, tuple[int, str]]:
 def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
     groups: defaultdict[str, list[Leg]] = defaultdict(list)
     for leg in legs:
-        found = _ends(leg.truth, book.numbers)
+        found = _ends(leg.truth, book.numbers_at(_started_ms(leg)))
         if found is not None:
             groups[found[0]].append(leg)
     apart = ((number, call) for number, group in groups.items() for call in _calls(book, group))
@@ -887,7 +922,7 @@ _FOR_EVER_MS = 10**15
 
 def _pushed_call(book: _Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
     side = leg.truth
-    number, other, inside = _ends(side, book.numbers) or (None, None, None)
+    number, other, inside = _ends(side, book.numbers_at(_started_ms(leg))) or (None, None, None)
     return Candidate(
         id=ident,
         start_ms=_clock(side, book.setup),
@@ -902,7 +937,7 @@ def _pushed_call(book: _Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
 def _recorded_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
     for leg in legs:
         side = leg.recorded
-        found = None if side is None else _ends(side, book.numbers)
+        found = None if side is None else _ends(side, book.numbers_at(_started_ms(leg)))
         if side is None or found is None:
             continue
         ident = f"r/{leg.call_id}"

@@ -493,6 +493,53 @@ def test_agents_that_become_known_late_have_their_calls_judged_all_the_same() ->
     ]
 
 
+def test_what_begins_when_an_agent_has_lost_its_number_is_no_business_of_the_pair() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        listed(at_ms=T0 + MINUTE),
+        pushed("200", T0 + HOUR),
+        listed(CENTRE, at_ms=T0 + 2 * HOUR),
+        listed(at_ms=T0 + 2 * HOUR + MINUTE, agent_id="a2"),
+        pushed("300", T0 + 3 * HOUR),
+    ]
+    out = history(pair_core(), facts, T0 + 12 * HOUR)
+    assert [each[:2] for each in told(out)] == [
+        ("100", "record_missing"),
+        ("200", "record_missing"),  # whoever has it again has never lost it
+        ("300", "record_missing"),
+    ]
+    out = history(pair_core(), facts[:4], T0 + 12 * HOUR)
+    assert [each[:2] for each in told(out)] == [("100", "record_missing")]
+
+
+def test_whose_number_it_was_decides_whose_list_is_waited_for() -> None:
+    handed_over: list[Fact] = [
+        AGENT,
+        listed(CENTRE, agent_id="a2", at_ms=T0),
+        listed(agent_id="a1", at_ms=T0 + SECOND),
+        read(T0, T0 + SECOND, "a1"),
+        pushed("200", T0 + HOUR),
+        read(T0 + 2 * HOUR, T0 + 2 * HOUR + SECOND, "a2"),
+    ]
+    out = history(pair_core(), handed_over, T0 + 3 * HOUR)
+    assert told(out) == [("200", "record_missing", 1, "not_listed")]
+    both = [each for each in handed_over if each is not handed_over[2]]
+    assert told(history(pair_core(), both, T0 + 3 * HOUR)) == []
+
+
+def test_what_is_older_than_the_window_is_dropped() -> None:
+    store = Memory()
+    core = pair_core(store)
+    facts: list[Fact] = [AGENT, pushed("100", T0), recorded("r1", T0, T0 + MINUTE)]
+    out = history(core, facts, T0 + 72 * HOUR)
+    assert len(store.entry) == 2
+    core.advance(T0 + 74 * HOUR)
+    assert store.entry == {}
+    assert [(data["verdict"], data["n"]) for data in final(out).values()] == [("matched", 1)]
+    assert core.out == []
+
+
 def test_calls_from_before_are_not_judged() -> None:
     facts: list[Fact] = [
         AGENT,
