@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -65,6 +65,8 @@ READ_RECORDS = 1000
 
 _DRAINED = "drained"
 
+_AT_ONCE_BYTES = 64 * 1024 * 1024
+
 #: Below a data directory.
 SPOOLS = "spool"
 
@@ -102,6 +104,17 @@ def look_into(folder: Path) -> Mapping[str, Waiting]:
             topic.close()
             if topic.records:
                 found[path.name] = topic.waiting(now_ms())
+    return found
+
+
+def waiting_of(folder: Path, topic: str, keys: Collection[bytes]) -> list[StoredRecord]:
+    """What waits of these keys in a role's folder, be somebody at work there or not. Blocks."""
+    found: list[StoredRecord] = []
+    cursor = Cursor(folder / topic, keys)
+    cursor.after = _remembered(folder / topic)
+    while more := cursor.read(topic, READ_RECORDS, _AT_ONCE_BYTES):
+        found += more
+    cursor.close()
     return found
 
 

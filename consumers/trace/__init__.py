@@ -1,0 +1,1 @@
+"""`dialstream trace`: the life of one call, from hop to hop."""

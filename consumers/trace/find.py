@@ -1,0 +1,264 @@
+"""Finding all that the event log has of a call, without reading all of the log.
+
+The key says in which partition a call is, and a time where in it to begin: that of its row in the
+ledger, or of an event's id. What its events name beside it is read next, until nothing is new.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from consumers.reading import read_once
+from consumers.trace.story import Spooled, Story, names, tell
+from ingest.errors import ConfigError
+from ingest.eventlog.log import Behind, Keys, StoredRecord
+from ingest.eventlog.spool import SPOOLS, waiting_of
+from ingest.fields import by_size
+from ingest.settings import Settings
+
+#: Between the provider's clock and the log's, where the call's start is known; and where only some
+#: event of it, or of another leg, is.
+_CLOCKS_MS, _LONGEST_MS = 3_600_000, 24 * 3_600_000
+
+#: More legs than a conversation has: the reconciler stops there, too.
+_MAX_IDS = 1000
+
+_TOLD_EVERY = 1000
+
+_EVENT_ID = re.compile(r"[a-z0-9_]+:[a-z0-9_]+:[^:]+:.+")
+
+#: Second word but one of an id → its subject is a call.
+_OF_CALLS = frozenset({"call", "record", "transcript_ready", "recap_ready", "recording_ready"})
+
+_NUMBERS = ("from_number", "to_number")
+_PARTIES = ("external", "internal", "target")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is looked for."""
+
+    #: A call's, or a conversation's.
+    ident: str
+    #: None: wherever it is.
+    connection: str | None = None
+    #: That was asked for.
+    event_id: str | None = None
+    #: Nothing of it was written earlier, as far as that is known.
+    since_ms: int = 0
+
+
+def read_wanted(text: str, connection: str | None) -> Wanted:
+    """What is meant by an id of a call, a conversation or an event.
+
+    Raises ConfigError for events of other things than calls.
+    """
+    parts = [unquote(part) for part in text.split(":")]
+    if not _EVENT_ID.fullmatch(text):
+        return Wanted(text, connection)
+    if parts[0] in ("verdict", "conversation"):
+        return Wanted(parts[2], parts[1], text)
+    if parts[2] not in _OF_CALLS:
+        raise ConfigError(
+            f"{text}: trace follows calls and conversations, and this is an event of something "
+            f"else: `dialstream tail --from-beginning --id {text}` shows it"
+        )
+    clock = parts[5] if parts[2] == "call" and len(parts) > 5 else ""  # noqa: PLR2004
+    since_ms = int(clock) - _LONGEST_MS if clock.isdecimal() else 0
+    return Wanted(parts[3], parts[1], text, max(0, since_ms))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What has been read of one connection."""
+
+    #: Calls and conversations that are named by what was read.
+    ids: set[str] = field(default_factory=set)
+    records: list[StoredRecord] = field(default_factory=list)
+    waiting: list[Spooled] = field(default_factory=list)
+    #: When the earliest of it began, by the provider's clock.
+    begun_ms: int | None = None
+    #: Whether that is the start of the whole conversation.
+    whole: bool = False
+
+
+async def find(settings: Settings, wanted: Wanted, since_ms: int | None) -> list[Story]:
+    """Everything that belongs to it, a story for each connection that knows it.
+
+    ``since_ms``: what was written earlier is not looked at; None: as early as need be.
+    """
+    connections = [wanted.connection] if wanted.connection else sorted(settings.connections)
+    if not connections:
+        raise ConfigError("there are no connections in the settings: name one with --connection")
+    search = _Search(settings, {name: _Found({wanted.ident}) for name in connections})
+    search.earliest_ms = wanted.since_ms if since_ms is None else since_ms
+    search.fixed = since_ms is not None
+    # A row of the ledger says where to begin with the rest.
+    await search.read(search.unread("ledger"))
+    while keys := search.unread("ledger", "calls", "verdicts"):
+        await search.read(keys)
+    known = {name: each for name, each in search.found.items() if each.records or each.waiting}
+    await search.read_rejects(known)
+    return [tell(name, each.records, each.waiting) for name, each in known.items()]
+
+
+class _Search:
+    """Reads what is named, and notes what that names."""
+
+    def __init__(self, settings: Settings, found: dict[str, _Found]) -> None:
+        self._settings = settings
+        self.found = found
+        #: Nothing is looked for that was written earlier; ``fixed``: or later than that skipped.
+        self.earliest_ms = 0
+        self.fixed = False
+        self._read: set[tuple[str, bytes]] = set()
+
+    def unread(self, *topics: str) -> Keys:
+        """The keys of these topics that are named and have not been read."""
+        keys: defaultdict[str, set[bytes]] = defaultdict(set)
+        for connection, each in self.found.items():
+            for ident in sorted(each.ids, key=by_size)[:_MAX_IDS]:
+                key = f"{connection}/{ident}".encode()
+                for topic in topics:
+                    if (topic, key) not in self._read:
+                        keys[topic].add(key)
+        return keys
+
+    async def read(self, keys: Keys) -> None:
+        async for stored in self._stored(keys):
+            self._take(stored)
+        for spooled in _waiting(self._settings, keys):
+            self._take(spooled.record, spooled)
+        self._read |= {(topic, key) for topic, its_keys in keys.items() for key in its_keys}
+
+    async def read_rejects(self, known: Mapping[str, _Found]) -> None:
+        """Those that name what was found; ``known``: where."""
+        if not known:
+            return
+        async for stored in self._stored({"rejects": {name.encode() for name in known}}):
+            each = known[stored.key.decode()]
+            if stored.value is not None and names(orjson.loads(stored.value), each.ids):
+                each.records.append(stored)
+
+    async def _stored(self, keys: Keys) -> AsyncIterator[StoredRecord]:
+        begin_ms = self.earliest_ms
+        if not self.fixed:
+            begin_ms = max(begin_ms, _begin_ms(self.found.values()))
+        start = Behind({}, dict.fromkeys(keys, begin_ms))
+        async for stored in read_once(self._settings, list(keys), start, keys):
+            yield stored
+
+    def _take(self, stored: StoredRecord, spooled: Spooled | None = None) -> None:
+        connection, _, ident = stored.key.decode().partition("/")
+        each = self.found[connection]
+        if spooled is not None:
+            each.waiting.append(spooled)
+        else:
+            each.records.append(stored)
+        if stored.value is None:
+            return
+        event = orjson.loads(stored.value)
+        data = event["data"]
+        if stored.topic == "ledger":
+            each.ids |= {data["conversation_id"], *data["call_ids"], *data["merged_from"]}
+            each.whole = each.whole or data["started_at"] is not None
+        elif stored.topic == "calls":
+            each.ids |= {ident, data["conversation_id"], *data["related_call_ids"]}
+        started_ms = _ms(data.get("started_at") or event["time"])
+        each.begun_ms = min(started_ms, each.begun_ms or started_ms)
+
+
+def _begin_ms(found: Iterable[_Found]) -> int:
+    """Nothing of these was written earlier, as far as is known by now."""
+    begun = [
+        each.begun_ms - (_CLOCKS_MS if each.whole else _LONGEST_MS)
+        for each in found
+        if each.begun_ms is not None
+    ]
+    return max(0, min(begun, default=0))
+
+
+def _waiting(settings: Settings, keys: Keys) -> list[Spooled]:
+    """What this machine's spools hold of them."""
+    spools = settings.eventlog.path / SPOOLS
+    if settings.eventlog.kind != "kafka" or not spools.is_dir():
+        return []
+    return [
+        Spooled(folder.name, record)
+        for folder in sorted(spools.iterdir())
+        for topic, its_keys in keys.items()
+        for record in waiting_of(folder, topic, its_keys)
+    ]
+
+
+# By phone number
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A call in which a number took part."""
+
+    connection: str
+    call_id: str
+    conversation_id: str
+    direction: str
+    started_at: str | None
+    outcome: str | None
+    events: int = 0
+
+
+async def find_calls(
+    settings: Settings,
+    number: str,
+    connection: str | None,
+    since_ms: int,
+    seen: Callable[[int], None],
+) -> list[Call]:
+    """The calls of a number of which something was written since then, oldest first.
+
+    ``seen`` is told how far the log has been read, by its clock.
+    """
+    found: dict[bytes, Call] = {}
+    needle = number.encode()
+    prefix = f"{connection}/".encode() if connection else b""
+    start = Behind({}, {"calls": since_ms})
+    count = 0
+    async for stored in read_once(settings, ["calls"], start):
+        count += 1
+        if count % _TOLD_EVERY == 1:
+            seen(stored.written_ms)
+        value = stored.value or b""
+        if needle not in value or stored.written_ms < since_ms or not stored.key.startswith(prefix):
+            continue
+        event = orjson.loads(value)
+        data = event["data"]
+        if number not in _numbers_of(data):
+            continue
+        call = found.get(stored.key)
+        if call is None:
+            call = found[stored.key] = Call(
+                connection=event["connection"],
+                call_id=data["call_id"],
+                conversation_id=data["conversation_id"],
+                direction=data["direction"],
+                started_at=data["started_at"],
+                outcome=None,
+            )
+        call.events += 1
+        call.outcome = data["outcome"] or call.outcome
+        call.started_at = call.started_at or data["started_at"]
+    return sorted(found.values(), key=lambda call: (call.started_at or "", call.call_id))
+
+
+def _numbers_of(data: dict[str, Any]) -> Collection[str | None]:
+    return {*(data[name] for name in _NUMBERS), *(data[party]["number"] for party in _PARTIES)}
+
+
+def _ms(instant: str) -> int:
+    return round(datetime.fromisoformat(instant).timestamp() * 1000)

@@ -1,0 +1,203 @@
+"""`dialstream trace` on a journal and on Kafka, as people and scripts meet it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.trace.find import Wanted, read_wanted
+from ingest.errors import ConfigError
+from ingest.eventlog.journal import JournalPublisher
+from ingest.eventlog.kinds import open_log
+from ingest.eventlog.log import Publisher, Record
+from ingest.eventlog.spool import spool_folder
+from ingest.settings import load_settings
+from tests.consumers.trace.events import NUMBER, T0, call, party, row, stored, verdict
+from tests.kafka.cluster import Cluster
+from tests.kit import SECRET, Product, Ran
+
+TOPICS = ("calls", "verdicts", "ledger", "rejects")
+
+RINGING = call("5001", "ringing", 0, conversation_id="5001")
+#: Rang again somewhere else; only this leg tells that both belong together.
+TRANSFERRED: dict[str, Any] = {"conversation_id": "5001", "related_call_ids": ["5001"]}
+ANOTHER: dict[str, Any] = {"from_number": "+13035550100", "external": party("+13035550100")}
+STORY = [
+    *(call(f"9{n:03d}", "ringing", n, **ANOTHER) for n in range(200)),
+    RINGING,
+    call("5001", "connected", 4000, related_call_ids=[]),
+    call("5002", "ringing", 20_000, **TRANSFERRED),
+    call("5002", "ringing", 20_000, via="websocket", **TRANSFERRED),
+    call("5001", "ended", 21_000),
+    call("5002", "ended", 46_000, **TRANSFERRED),
+    verdict("5001", "matched", 1, 950_000),
+    verdict("5002", "matched", 1, 951_000),
+    row("5001", ["5001", "5002"], 951_000, complete=True),
+    row("9001", ["9001"], 951_000),
+]
+
+
+def record_of(event: dict[str, Any]) -> Record:
+    topic = {"verdict": "verdicts", "conversation": "ledger"}.get(
+        event["type"].split(".")[1], "calls"
+    )
+    found = stored(event, 0, 0)
+    headers = (("ce_type", event["type"].encode()), ("ce_id", event["id"].encode()))
+    return Record(topic, found.key, found.value, headers)
+
+
+async def publish(log: Publisher, events: Sequence[dict[str, Any]]) -> None:
+    for event in events:
+        deadline = asyncio.get_running_loop().time() + 60
+        await log.publish([record_of(event)]).wait(deadline)
+
+
+def fill(product: Product, events: Sequence[dict[str, Any]]) -> None:
+    async def run() -> None:
+        async with open_log(load_settings(product.config), "receiver") as log:
+            await publish(log, events)
+
+    asyncio.run(run())
+
+
+@pytest.fixture(params=["journal", "kafka"])
+def product(request: pytest.FixtureRequest, tmp_path: Path) -> Product:
+    """One that is not started; its log has the story."""
+    connections = {name: {"provider": "dialpad", "secrets": [SECRET]} for name in ("acme", "beta")}
+    made = Product(tmp_path / "product")
+    settings: dict[str, Any] = {"connections": connections, "eventlog": {"path": str(made.data)}}
+    if request.param == "kafka":
+        kafka: Cluster = request.getfixturevalue("kafka")
+        prefix = request.getfixturevalue("topic_prefix")
+        for topic in TOPICS:
+            kafka.create_topic(prefix + topic, partitions=5)
+        settings["eventlog"]["kind"] = "kafka"
+        settings["kafka"] = kafka.settings(prefix)
+    made.configure(settings)
+    fill(made, STORY)
+    return made
+
+
+def told(ran: Ran) -> list[tuple[str, str]]:
+    """Each moment's leg and type."""
+    (story,) = json.loads(ran.stdout)["stories"]
+    return [(moment["of"], moment["type"]) for moment in story["moments"]]
+
+
+WHOLE = [
+    ("5001", "call.connected"),
+    ("5001", "call.ended"),
+    ("5001", "call.ringing"),
+    ("5001", "conversation.updated"),
+    ("5001", "verdict.matched"),
+    ("5002", "call.ended"),
+    ("5002", "call.ringing"),
+    ("5002", "call.ringing"),
+    ("5002", "verdict.matched"),
+]
+
+
+def test_the_whole_conversation_by_whatever_names_it(product: Product) -> None:
+    for what in (
+        "5001",
+        "5002",
+        RINGING["id"],
+        f"dialpad:acme:call:5002:ended:{T0 + 46_000}",
+        "verdict:acme:5002:acme:1:0123456789abcdef",
+        f"conversation:acme:5001:{951_000:016x}",
+        NUMBER,
+    ):
+        since = ("--since", "2026-09-01") if what == NUMBER else ()
+        ran = product.run("trace", what, "--json", *since)
+        assert ran.code == 0, (what, ran.output)
+        assert sorted(told(ran)) == WHOLE, what
+    unknown = ["5001", "--connection", "beta"], ["5003"], ["+12065550199", "--since", "9d"]
+    for arguments in unknown:
+        assert product.run("trace", *arguments).code == 1
+    # The call is there, the event is not.
+    ran = product.run("trace", f"dialpad:acme:call:5002:ended:{T0 + 46_001}")
+    assert ran.code == 1
+    assert "has no event" in ran.stdout
+
+
+def test_for_people(product: Product) -> None:
+    ran = product.run("trace", RINGING["id"])
+    assert ran.code == 0
+    lines = ran.stdout.splitlines()
+    assert lines[0] == ("conversation 5001  acme  inbound from +1…0123, answered, complete")
+    assert [line.split() for line in lines[1:3]] == [["leg", "1", "5001"], ["leg", "2", "5002"]]
+    (asked,) = [line for line in lines if "asked for" in line]
+    # With its date, for the log has another one.
+    assert asked.split()[:2] == ["09-21", "14:13:20.000"]
+    assert "call.ringing" in asked
+    (repeat,) = [line for line in lines if "repeat" in line]
+    assert "websocket" in repeat
+    assert "Secret" not in ran.output
+    assert "5550123" not in ran.output
+
+
+def test_two_calls_of_a_number_are_listed(product: Product) -> None:
+    fill(product, [call("6001", "missed", 0)])
+    ran = product.run("trace", "+1 (206) 555-0123", "--since", "2026-09-01")
+    assert ran.code == 0
+    listed = [line.split()[2] for line in ran.stdout.splitlines() if line.startswith("  2026")]
+    assert sorted(listed) == ["5001", "5002", "6001"]
+
+
+def test_what_waits_in_a_spool(product: Product) -> None:
+    if load_settings(product.config).eventlog.kind == "journal":
+        pytest.skip("there is no spool before a journal")
+
+    async def spool() -> None:
+        journal = JournalPublisher(spool_folder(product.data, "receiver"), where="spool")
+        await publish(journal, [call("5002", "recording_ready", 60_000, **TRANSFERRED)])
+        await journal.close()
+
+    asyncio.run(spool())
+    ran = product.run("trace", "5001", "--json")
+    (story,) = json.loads(ran.stdout)["stories"]
+    assert sorted(told(ran)) == sorted([*WHOLE, ("5002", "call.recording_ready")])
+    waiting = [moment for moment in story["moments"] if moment["spool"]]
+    assert [(m["spool"], m["partition"], m["marks"]) for m in waiting] == [
+        ("receiver", None, ["in_spool"])
+    ]
+
+
+def test_used_wrongly(product: Product) -> None:
+    for arguments in (
+        ["dialpad:acme:message:77:-:-:1"],
+        ["+x"],
+        ["5001", "--since", "yesterday"],
+    ):
+        ran = product.run("trace", *arguments)
+        assert ran.code == 2, ran.output
+        assert "Traceback" not in ran.output
+
+
+@given(st.text())
+def test_any_text_is_an_id_or_is_refused(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        assert read_wanted(text, None).ident in text or "%" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("5001", ("5001", "beta", None, 0)),
+        (
+            "dialpad:acme:call:5001:hangup:1790000000000",
+            ("5001", "acme", "dialpad:acme:call:5001:hangup:1790000000000", 1_789_913_600_000),
+        ),
+        ("dialgood:bots:record:a%3Ab:0123", ("a:b", "bots", "dialgood:bots:record:a%3Ab:0123", 0)),
+        ("verdict:acme:7:acme:2:00", ("7", "acme", "verdict:acme:7:acme:2:00", 0)),
+        ("conversation:acme:8:00", ("8", "acme", "conversation:acme:8:00", 0)),
+    ],
+)
+def test_ids_of_events(text: str, wanted: tuple[str, str, str | None, int]) -> None:
+    assert read_wanted(text, "beta") == Wanted(*wanted)
