@@ -47,6 +47,7 @@ def add_commands(app: typer.Typer) -> None:
     simulate.command("dialpad")(simulate_dialpad)
     simulate.command("diallink")(simulate_diallink)
     simulate.command("dialgood")(simulate_dialgood)
+    simulate.command("dialedin")(simulate_dialedin)
     simulate.command("all")(simulate_all)
     app.add_typer(simulate, name="simulate")
     config = typer.Typer(help="The settings in force.", no_args_is_help=True)
@@ -309,6 +310,17 @@ def simulate_dialgood(
 
     play = simulate.Play(rate, seed, days, faults, pace)
     raise typer.Exit(simulate.simulate_dialgood(play, port=port))
+
+
+def simulate_dialedin(
+    seed: SeedOption = 1,
+    faults: FaultsOption = None,
+    port: PortOption = 8903,
+) -> None:
+    """Serve a simulated DialedIn: it takes leads and numbers that are not to be called."""
+    from ingest.commands import simulate
+
+    raise typer.Exit(simulate.simulate_dialedin(faults, seed=seed, port=port))
 
 
 def simulate_all(

@@ -18,6 +18,8 @@ from ingest.api import ApiError
 from ingest.checkpoints import Checkpoint, read_checkpoints
 from ingest.commands.findings import Finding
 from ingest.errors import ConfigError
+from ingest.providers.dialedin.api import FailedError
+from ingest.providers.dialedin.api import open_api as open_dialedin
 from ingest.providers.dialgood.api import DialgoodApi
 from ingest.providers.dialgood.api import open_api as open_dialgood
 from ingest.providers.diallink.api import DialLinkApi
@@ -88,6 +90,8 @@ async def _ask(
                 await _ask_dialpad(findings, name, connection)
             elif provider == "diallink":
                 await _ask_diallink(findings, name, connection)
+            elif provider == "dialedin":
+                await _ask_dialedin(findings, name, connection)
             else:
                 await _ask_dialgood(findings, name, connection, checkpoints)
     except ApiError as error:
@@ -105,7 +109,12 @@ async def _ask(
     return findings
 
 
-_LABELS = {"dialpad": "Dialpad", "diallink": "DialLink", "dialgood": "Dialgood"}
+_LABELS = {
+    "dialpad": "Dialpad",
+    "diallink": "DialLink",
+    "dialgood": "Dialgood",
+    "dialedin": "DialedIn",
+}
 
 
 def _takes_key(name: str, connection: Connection) -> Finding:
@@ -370,6 +379,40 @@ def _ago(seconds: float) -> str:
     if seconds < 2 * 3600:
         return f"{max(seconds, 0) / 60:.0f} min"
     return f"{seconds / 3600:,.0f} h"
+
+
+# DialedIn
+
+
+async def _ask_dialedin(findings: list[Finding], name: str, connection: Connection) -> None:
+    async with open_dialedin(name, connection) as api:
+        try:
+            await api.lead_exists("ClientId", "dialstream-doctor")
+        except FailedError as error:
+            findings.append(
+                Finding(
+                    "bad",
+                    f"{name}: DialedIn does not find leads (it said: {error.said})",
+                    f"look at account_id and assume of connections.{name}",
+                )
+            )
+        else:
+            findings.append(_takes_key(name, connection))
+    findings.append(judge_sink(name, connection))
+
+
+def judge_sink(name: str, connection: Connection) -> Finding:
+    """What DialedIn is told; to be said without asking."""
+    sink = connection.sink
+    if not sink.rules:
+        return Finding("good", f"{name}: DialedIn is told nothing: every rule of the sink is off")
+    if sink.lead_dial:
+        return Finding(
+            "odd",
+            f"{name}: who called and was missed is called back at once by DialedIn",
+            f"if that is not meant, set connections.{name}.sink.lead_dial = false",
+        )
+    return Finding("good", f"{name}: DialedIn is told by {', '.join(sink.rules)}; it rings nobody")
 
 
 async def _checkpoints(settings: Settings) -> Checkpoints:

@@ -15,6 +15,7 @@ from ingest.errors import ConfigError
 from ingest.logs import setup_logs
 from ingest.runner import Stopping, run
 from ingest.settings import read_secret
+from ingest.simulator.dialedin_server import SimulatedDialedIn, simulated_dialedin
 from ingest.simulator.dialgood_server import SimulatedDialgood, simulated_dialgood
 from ingest.simulator.diallink_delivery import check_secret
 from ingest.simulator.diallink_server import SimulatedDialLink, simulated_diallink
@@ -29,9 +30,11 @@ DIALLINK_KEY = "00000000-0000-4000-8000-0000000d1a11+00000000-0000-4000-8000-000
 DIALLINK_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1zaW11bGF0ZWQtZGlhbGxpbms="  # noqa: S105 - the same
 _DIALLINK_SECRETS = f'secrets = ["{DIALLINK_SECRET}"]'
 DIALGOOD_KEY = "key-of-the-simulated-dialgood"
+DIALEDIN_TOKEN = "token-of-the-simulated-dialedin"  # noqa: S105 - the same
+DIALEDIN_ACCOUNT, DIALEDIN_CAMPAIGN = "example", "Example Campaign"
 
 #: Their connections, in the settings that are shown.
-DIALPAD, DIALLINK, DIALGOOD = "sim", "sim_line", "sim_bots"
+DIALPAD, DIALLINK, DIALGOOD, DIALEDIN = "sim", "sim_line", "sim_bots", "sim_floor"
 
 _MINUTES_A_DAY = 1440
 #: More requests and deliveries are counted, and forgotten.
@@ -145,6 +148,34 @@ def simulate_dialgood(play: Play, *, port: int) -> int:
         "A simulated Dialgood is open, and its agents are on the phone.",
         "In dialstream.toml, a connection to it:",
         _then_up().append(" reads what it lists.", "bold"),
+    )
+
+
+def simulate_dialedin(faults: Path | None, *, seed: int, port: int) -> int:
+    """Serve a simulated DialedIn until a signal; the exit code. Raises ConfigError."""
+    read = _read_faults(faults)
+
+    async def serve(stack: AsyncExitStack) -> list[_Shown]:
+        serving = simulated_dialedin(
+            token=DIALEDIN_TOKEN,
+            account=DIALEDIN_ACCOUNT,
+            campaigns=[DIALEDIN_CAMPAIGN],
+            faults=read,
+            seed=seed,
+            port=port,
+            remember=_REMEMBER,
+        )
+        return [_show_dialedin(await _enter(stack, serving, port))]
+
+    return _serve(
+        Play(rate=0, seed=seed, days=0, faults=faults, pace=1),
+        serve,
+        "A simulated DialedIn is open: it has no leads, and rings nobody's phone.",
+        "In dialstream.toml, a connection to it, with every rule on:",
+        _then_up()
+        .append(" tells it what others tell us, and ", "bold")
+        .append("dialstream sink --dry-run")
+        .append(" shows what that would be.", "bold"),
     )
 
 
@@ -346,6 +377,36 @@ def _show_dialgood(dialgood: SimulatedDialgood) -> _Shown:
     )
 
 
+def _show_dialedin(dialedin: SimulatedDialedIn) -> _Shown:
+    api = f"{dialedin.base_url}/HttpImport"
+    form = f"-d token={dialedin.token} -d accid={dialedin.account}"
+    search = "Action=SearchLead -d SearchField=Phone -d Identifier=5551230001"
+    return _Shown(
+        "DialedIn",
+        [
+            ("API", api),
+            ("key", dialedin.token),
+            ("try", f"curl {form} -d {search} {api}/LeadOperations.php"),
+        ],
+        f"[connections.{DIALEDIN}]\n"
+        'provider = "dialedin"\n'
+        f'base_url = "{dialedin.base_url}"\n'
+        f'api_key = "{dialedin.token}"\n'
+        f'account_id = "{dialedin.account}"\n'
+        f"\n[connections.{DIALEDIN}.sink]\n"
+        "dnc_on_stop = true\n"
+        "dnc_on_consent = true\n"
+        "lead_on_missed = true\n"
+        f'lead_campaign = "{DIALEDIN_CAMPAIGN}"\n'
+        "update_on_contact = true\n",
+        {
+            "requests": dialedin.answers,
+            "commands": dialedin.commands,
+            "faults": dialedin.faults.counts,
+        },
+    )
+
+
 def _posts_to(to: str | None) -> list[tuple[str, str]]:
     return [] if to is None else [("posts to", to)]
 
@@ -367,7 +428,7 @@ def _banner(shown: Sequence[_Shown], title: str, intro: str, then: Text) -> Text
         lines = provider.settings.splitlines()
         text.append("\n" + "".join(f"  {line}".rstrip() + "\n" for line in lines))
     return text.append(then).append(
-        "\n\n  What was subscribed is forgotten at the end. Ctrl-C ends it.\n", "dim"
+        "\n\n  What it was told is forgotten at the end. Ctrl-C ends it.\n", "dim"
     )
 
 

@@ -84,6 +84,15 @@ class Faults:
     #: Errors are told in another shape than usual.
     error_shapes: Rate = 0.0
 
+    # Commands
+    #: It is done, and the answer comes `answers_lost_s` seconds of ours later.
+    answers_lost: Rate = 0.0
+    #: It is not done, and the answer comes as late.
+    undone: Rate = 0.0
+    answers_lost_s: float = 60.0
+    #: It is done, and answered with words that mean nothing.
+    odd_texts: Rate = 0.0
+
     # Lists
     #: The list has grown since the page before: up to three items come again.
     page_changes: Rate = 0.0
