@@ -154,6 +154,11 @@ class Leg(Struct, kw_only=True, dict=True):
         return _merged(facts) if facts else None
 
     @cached_property
+    def ending_came(self) -> bool:
+        """Whether its ending itself was pushed. A later push may know of it all the same."""
+        return any(fact.what in ENDINGS and is_push(fact) for fact in self.facts)
+
+    @cached_property
     def recorded(self) -> Side | None:
         """What the provider's own record says, the latest of them; None if there is none."""
         facts = [fact for fact in self.facts if fact.is_record]

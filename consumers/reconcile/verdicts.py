@@ -80,7 +80,7 @@ def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | 
     if record is None:
         assert push is not None
         return _without_record(push, end_ms, clock_ms, passed, rules)
-    if push is None or not push.settled:
+    if push is None or not leg.ending_came:
         reason = "never_pushed" if push is None else "ending_missing"
         return Judgement(word="push_missing", reason=reason)
     found = differences(push, record, rules)

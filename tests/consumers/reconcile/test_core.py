@@ -93,6 +93,16 @@ def test_an_ending_that_alone_was_lost_says_so() -> None:
     assert verdicts(history(new_core(), facts)) == [("100", "push_missing", 1, "ending_missing")]
 
 
+def test_an_ending_is_lost_also_where_a_later_push_knows_of_it() -> None:
+    recording = event("100", "recording_ready", T0 + MINUTE, ended_at=T0, total_duration_s=120)
+    out = history(new_core(), [recording, record("100", T0, T0 + 5 * MINUTE)])
+    assert verdicts(out) == [("100", "push_missing", 1, "ending_missing")]
+    assert [each["type"] for each in events(out, "calls")] == ["dialstream.call.ended"]
+    swept = mark(T0 + HOUR, T0 + 2 * HOUR, swept_ms=T0 + HOUR)
+    out = history(new_core(), [recording, swept])
+    assert verdicts(out) == [("100", "record_missing", 1, "not_listed")]
+
+
 def test_a_push_that_comes_after_all_revises_and_mends_nothing_more() -> None:
     late = ended("100", T0 + 500)
     late.at_ms += 2 * HOUR
