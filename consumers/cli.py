@@ -228,6 +228,34 @@ def drift(
 
 
 @app.command()
+def erase(
+    whom: Annotated[str, typer.Argument(help="A number (+14155550100), or a contact's id.")],
+    connection: Annotated[str | None, typer.Option(help="Only there. Else everywhere.")] = None,
+    with_consents: Annotated[
+        bool, typer.Option("--with-consents", help="Opt-outs too: they will not be honoured.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write tombstones for somebody to the compacted topics; say what stays, and until when."""
+    from consumers.erase import Whom
+    from consumers.erase import erase as erase_records
+    from ingest.settings import load_settings
+
+    code = erase_records(
+        load_settings(config),
+        Whom.of(whom, connection),
+        with_consents=with_consents,
+        dry_run=dry_run,
+        sure=yes,
+        as_json=as_json,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def explain(
     call: Annotated[str, typer.Argument(help="Its id: `call_id` of its events.")],
     connection: Annotated[str | None, typer.Option()] = None,
