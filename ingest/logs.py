@@ -261,16 +261,15 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
     ),
     "event_rejected": (
         "A group cannot handle an event: it is kept on rejects.<group>.",
-        "group handler topic partition position reason suppressed",
+        "group handler topic partition position reason retry_in_s suppressed",
     ),
     "partition_paused": (
-        "Nothing of a partition is handled for a while: its handler says not_now, has failed, or "
-        "a reject could not be stored.",
+        "Nothing of a partition is handled for a while: not_now, failed, or a reject not stored.",
         "group handler topic partition position reason retry_in_s suppressed",
     ),
     "handler_given_up": (
         "A handler was cancelled, for its partition goes to another member.",
-        "group handler topic partition position suppressed",
+        "group handler topic partition position reason retry_in_s suppressed",
     ),
     "handler_does_not_end": (
         "A handler goes on in spite of being cancelled, while others may handle its event.",
@@ -281,8 +280,7 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "group topic partition expected found",
     ),
     "loop_blocked": (
-        "A handler (-: something else) keeps the event loop from turning: others wait, heartbeats "
-        "too.",
+        "A handler (-: something else) keeps the event loop from turning; heartbeats wait, too.",
         "group handler seconds where",
     ),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
