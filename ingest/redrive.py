@@ -208,6 +208,16 @@ class StaysError(Exception):
         self.detail = detail
 
 
+class Remade(Struct):
+    """What a reject has become."""
+
+    records: Sequence[Record]
+    #: Ids of the events in them.
+    events: Sequence[str]
+    #: Our clock when it had come, milliseconds since 1970.
+    recorded_ms: int
+
+
 class Redriver:
     """Makes of rejects what they would have been, had today's code read them."""
 
@@ -215,8 +225,8 @@ class Redriver:
         self._connections = settings.connections
         self._sources: dict[str, tuple[Provider, Source]] = {}
 
-    def records(self, kept: Kept) -> tuple[Sequence[Record], Sequence[str]]:
-        """What is to be published, and the ids of the events in it. Raises StaysError."""
+    def remake(self, kept: Kept) -> Remade:
+        """What is to be published. Raises StaysError."""
         if kept.reason in _OF_KAFKA:
             return _event_of_ours(kept)
         if kept.via in _READ_BACK:
@@ -238,7 +248,7 @@ class Redriver:
         except (UnreadableError, VerificationError) as error:
             raise StaysError(error.reason, error.detail) from None
         records = [record for event in events for record in records_of(event)]
-        return records, [event.id for event in events]
+        return Remade(records, [event.id for event in events], delivery.received_ms)
 
     def _source(self, name: str) -> tuple[Provider, Source]:
         if name not in self._sources:
@@ -259,7 +269,7 @@ def _with_some_secret(connection: "Connection") -> "Connection":
     return connection.model_copy(update={"secrets": (SecretStr(secret),), "secret_files": ()})
 
 
-def _event_of_ours(kept: Kept) -> tuple[Sequence[Record], Sequence[str]]:
+def _event_of_ours(kept: Kept) -> Remade:
     """An event as it was, if all of it was kept."""
     if digest_of_bytes(kept.body) != kept.digest:
         raise StaysError("cut", "only its beginning was kept")
@@ -267,6 +277,7 @@ def _event_of_ours(kept: Kept) -> tuple[Sequence[Record], Sequence[str]]:
         event: dict[str, Any] = orjson.loads(kept.body)
         topic = TOPIC_OF[event["type"].split(".")[1]]
         key, ident, via = event["partitionkey"].encode(), event["id"], event["via"]
+        recorded_ms = _ms(event["recordedtime"])
         if event["connection"] != kept.connection:
             raise KeyError
     except (ValueError, TypeError, KeyError, AttributeError, IndexError):
@@ -279,7 +290,7 @@ def _event_of_ours(kept: Kept) -> tuple[Sequence[Record], Sequence[str]]:
         ("ce_type", event["type"].encode()),
         ("ce_id", ident.encode()),
     )
-    return [Record(topic, key, value, headers)], [ident]
+    return Remade([Record(topic, key, value, headers)], [ident], recorded_ms)
 
 
 def _ms(rfc3339: str) -> int:

@@ -28,10 +28,11 @@ from ingest.eventlog.log import Publisher, Record, StoredRecord, records_of
 from ingest.eventlog.ownership import sole_owner
 from ingest.logs import setup_logs
 from ingest.providers import PROVIDERS
-from ingest.redrive import Kept, Redriver, Shelf, Shelved, StaysError, read_kept
+from ingest.redrive import Kept, Redriver, Remade, Shelf, Shelved, StaysError, read_kept
 from ingest.rejects import group_topic, redriven_event, retry_request
 from ingest.runner import Stopping, run
 from ingest.settings import Settings
+from ingest.superseded import LastStates
 from schemas.times import now_ms
 from schemas.topics import TOPIC_OF
 
@@ -188,6 +189,8 @@ class Redriven:
     #: Published; or would be, if it was only asked for.
     redriven: int = 0
     events: int = 0
+    #: Of these, those in whose place the log has a newer state: they are not published.
+    superseded: int = 0
     #: Why the rest stays: a word, and what to do.
     stays: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -216,6 +219,7 @@ class _Redrive:
         self._settings = settings
         self._wanted = wanted
         self._redriver = Redriver(settings)
+        self._states = LastStates(settings)
         #: Not durable yet: what is to be published, and the notes that it was.
         self._records: list[Record] = []
         self._notes: list[Record] = []
@@ -254,13 +258,13 @@ class _Redrive:
                 if kept is None or kept.redriven_at is not None or kept.key not in wanted:
                     continue
                 wanted.discard(kept.key)
-                self._take(stored, kept)
+                await self._take(stored, kept)
                 if self._under_way >= _BATCH or self._bytes >= _BATCH_BYTES:
                     await self._store(publisher, stopping)
                 self._progress.update(bar, completed=self.done.wanted - len(wanted))
             await self._store(publisher, stopping)
 
-    def _take(self, stored: StoredRecord, kept: Kept) -> None:
+    async def _take(self, stored: StoredRecord, kept: Kept) -> None:
         self._bytes += len(kept.body)
         if self._wanted.group is not None:
             self._records.append(retry_request(stored, now_ms()))
@@ -268,13 +272,17 @@ class _Redrive:
             self.done.events += 1
             return
         try:
-            records, events = self._redriver.records(kept)
+            made = self._redriver.remake(kept)
         except StaysError as error:
             self.done.stays[error.reason, error.detail] += 1
             return
         self._under_way += 1
-        self.done.events += len(events)
-        self._records += records
+        first = made.records[0]
+        if await self._states.supersede(first.topic, first.key, made.recorded_ms):
+            self.done.superseded += 1
+            made = Remade((), (), made.recorded_ms)
+        self.done.events += len(made.events)
+        self._records += made.records
         self._notes += records_of(
             redriven_event(
                 kept.connection,
@@ -282,7 +290,7 @@ class _Redrive:
                 reason=kept.reason,
                 via=kept.via,
                 received_at=kept.received_at,
-                events=events,
+                events=made.events,
                 now_ms=now_ms(),
             )
         )
@@ -320,6 +328,7 @@ def _report(done: Redriven, wanted: Wanted, *, dry_run: bool, waiting: int, as_j
                     "wanted": done.wanted,
                     "redriven": done.redriven,
                     "events": done.events,
+                    "superseded": done.superseded,
                     "stays": [
                         {"reason": reason, "detail": detail, "count": count}
                         for (reason, detail), count in done.stays.most_common()
@@ -339,6 +348,8 @@ def _report(done: Redriven, wanted: Wanted, *, dry_run: bool, waiting: int, as_j
     else:
         became = ("would be" if dry_run else "are") + f" handed to {wanted.group} again"
     print(f"{done.wanted:,} rejects: {done.redriven:,} {became}")
+    if done.superseded:
+        print(f"{done.superseded:>8,} of them are not published: the log has newer states")
     for (reason, detail), count in done.stays.most_common():
         print(f"{count:>8,} stay: {reason}" + (f" ({detail})" if detail else ""))
     if done.left:

@@ -170,6 +170,28 @@ def test_an_id_that_holds_our_clock_holds_the_one_of_then(make_product: MakeProd
     assert event["id"].endswith(":202609211413")
 
 
+def test_an_old_state_does_not_take_the_place_of_a_newer_one(make_product: MakeProduct) -> None:
+    """The topic of contacts keeps the last of each: it has to stay the newest."""
+    product = make_product().start()
+    state = samples()["contact-updated"]
+    assert product.post(sign(state)).status == 204
+    product.kill()
+    (newer,) = values(product, "contacts")
+
+    def older(ident: str, name: str) -> dict[str, Any]:
+        return {**state, "contact": {**state["contact"], "id": ident, "first_name": name}}
+
+    old = [older(state["contact"]["id"], "Then"), older("77", "Before"), older("77", "After")]
+    put(product, *(record for one in old for record in records_of(rejected(sign(one)))))
+    found = redriven(product)
+    assert counts(found) == (3, 3, 2)
+    assert found["superseded"] == 1
+    assert listed(product) == [], "nothing can be done about it"
+    first, *more = values(product, "contacts")
+    assert first == newer
+    assert [event["data"]["raw"] for event in more] == old[1:]
+
+
 def test_no_secret_is_needed_and_none_is_looked_at(make_product: MakeProduct) -> None:
     """It was signed with one that is gone."""
     product = make_product()
