@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import datetime
 
 import orjson
@@ -13,6 +14,7 @@ from consumers.poll.seen import Seen
 from consumers.poll.windows import Gap
 from ingest.eventlog.log import Reader, StoredRecord
 from ingest.gaps import gap_event
+from ingest.metrics import GAP_CLOSED_SECONDS
 from schemas.event import Event
 
 log = structlog.get_logger()
@@ -31,6 +33,8 @@ class Gaps:
     def __init__(self) -> None:
         #: Connection → (channel, from) → the gap.
         self._open: dict[str, dict[tuple[str, int], Gap]] = {}
+        #: The same of those that are closed → their ends.
+        self._closed: dict[str, dict[tuple[str, int], int]] = {}
         self._waiting: list[asyncio.Future[None]] = []
         #: Whether the topic could not be read the last time; then `current` waits.
         self.unread = False
@@ -48,7 +52,7 @@ class Gaps:
                     anew = Gaps()
                     while not await reader.caught_up():
                         anew.read(await reader.fetch(wait_s=_FETCH_S))
-                    self._open = anew._open
+                    self._open, self._closed = anew._open, anew._closed
                     self.unread = False
                     told, pause_s = "", 1.0
                     await self._follow(reader)
@@ -87,17 +91,26 @@ class Gaps:
                     from_ms=_ms(data["from"]),
                     to_ms=None if data["to"] is None else _ms(data["to"]),
                     reason=data["reason"],
+                    opened_ms=_ms(event["time"]),
                 )
-                connection, closed = event["connection"], event["type"].endswith(".closed")
-                if closed:
-                    self.closed(connection, gap)
+                if event["type"].endswith(".closed"):
+                    self.closed(event["connection"], gap)
                 else:
-                    self._open.setdefault(connection, {})[gap.channel, gap.from_ms] = gap
+                    self._opened(event["connection"], gap)
             except (ValueError, KeyError, TypeError, AttributeError):  # not written by us
                 log.warning("gap_unreadable", position=record.position)
 
+    def _opened(self, connection: str, gap: Gap) -> None:
+        place = gap.channel, gap.from_ms
+        closed_to_ms = self._closed.get(connection, {}).get(place)
+        # What is told again was read back all the same; unless it has turned out to be longer.
+        if gap.to_ms is None or closed_to_ms is None or gap.to_ms > closed_to_ms:
+            self._open.setdefault(connection, {})[place] = gap
+
     def closed(self, connection: str, gap: Gap) -> None:
-        self._open.get(connection, {}).pop((gap.channel, gap.from_ms), None)
+        place = gap.channel, gap.from_ms
+        self._open.get(connection, {}).pop(place, None)
+        self._closed.setdefault(connection, {})[place] = gap.end_ms
 
     def of(self, connection: str, connected_ms: int | None) -> list[Gap]:
         """Those of a connection, each with its end if that is known.
@@ -129,6 +142,8 @@ async def close_gap(
     await storing.events([event])
     gaps.closed(connection, gap)
     seen.gap_closed(gap)
+    noticed_ms = max(gap.end_ms, gap.opened_ms)
+    GAP_CLOSED_SECONDS.labels(connection, gap.channel).observe(max(0, now_ms - noticed_ms) / 1000)
     log.info(
         "gap_closed",
         connection=connection,
@@ -159,7 +174,7 @@ def _ended(gap: Gap, others: Iterable[Gap], connected_ms: int | None) -> Gap:
     if gap.channel == "websocket" and connected_ms is not None and connected_ms > gap.from_ms:
         ends.append(connected_ms)
     to_ms = min(ends, default=None)
-    return Gap(channel=gap.channel, from_ms=gap.from_ms, to_ms=to_ms, reason=gap.reason)
+    return replace(gap, to_ms=to_ms)
 
 
 def _ms(text: str) -> int:

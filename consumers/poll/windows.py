@@ -13,7 +13,7 @@ of the provider's `slice_ms`, oldest first, so that a failure costs one slice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ingest.delivery import DAY_MS
@@ -29,6 +29,8 @@ class Gap:
     #: None while it lasts.
     to_ms: int | None
     reason: str = ""
+    #: When it was told of; that of which it is told twice is one gap.
+    opened_ms: int = field(default=0, compare=False)
 
     @property
     def end_ms(self) -> int:

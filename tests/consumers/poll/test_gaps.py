@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.poll.gaps import Gaps
+from consumers.poll.gaps import Gaps, close_gap
+from consumers.poll.loops import Storing
+from consumers.poll.seen import Seen
 from consumers.poll.windows import Gap
 from ingest.eventlog.journal import open_journal, open_reader
 from ingest.eventlog.log import StoredRecord, records_of
 from ingest.gaps import gap_event
+from ingest.metrics import REGISTRY
 from ingest.pipeline import store
 from schemas.event import Event
 from schemas.times import now_ms
@@ -73,6 +76,57 @@ def test_what_is_opened_is_open_until_it_is_closed() -> None:
     assert ends(gaps) == [("websocket", 0, None)]
     assert len(gaps.of("other", None)) == 1
     assert gaps.of("nobody", None) == []
+
+
+def test_what_is_told_again_is_not_opened_again() -> None:
+    """Whoever tells of gaps may do so twice after a crash, or when it reads the log anew."""
+    gaps = Gaps()
+    told = event("push", BEGIN_MS, BEGIN_MS + 500)
+    gaps.read(stored(told, told, event("push", BEGIN_MS, BEGIN_MS + 500, closed=True), told))
+    assert ends(gaps) == []
+    gaps.read(stored(event("push", BEGIN_MS, BEGIN_MS + 501)))
+    assert ends(gaps) == [("push", 0, 501)]
+    gaps.closed("acme", gaps.of("acme", None)[0])
+    gaps.read(stored(event("push", BEGIN_MS, BEGIN_MS + 501), event("records", BEGIN_MS, BEGIN_MS)))
+    assert ends(gaps) == [("records", 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("to_s", "opened_s", "closed_s", "took_s"),
+    [
+        (100, 60, 130, 30),  # told of while it lasted
+        (100, 160, 190, 30),  # found when it was over
+        (100, 100, 99, 0),  # our clock was put back
+    ],
+)
+async def test_how_long_it_took_to_close_is_measured_from_when_that_could_begin(
+    tmp_path: Path, to_s: int, opened_s: int, closed_s: int, took_s: int
+) -> None:
+    opened = gap_event(
+        "acme",
+        "push",
+        BEGIN_MS,
+        to_ms=BEGIN_MS + to_s * 1000,
+        reason="push_missing",
+        found=None,
+        now_ms=BEGIN_MS + opened_s * 1000,
+    )
+    gaps = Gaps()
+    gaps.read(stored(opened))
+    (gap,) = gaps.of("acme", None)
+    labels = {"connection": "acme", "channel": "push"}
+
+    def measured(what: str) -> float:
+        return REGISTRY.get_sample_value(f"dialstream_gap_closed_seconds_{what}", labels) or 0.0
+
+    count, seconds = measured("count"), measured("sum")
+    async with open_journal(tmp_path) as journal:
+        storing = Storing("acme", journal)
+        at_ms = BEGIN_MS + closed_s * 1000
+        await close_gap("acme", gap, gaps, Seen.nothing(), storing, at_ms)
+    assert measured("count") - count == 1
+    assert measured("sum") - seconds == pytest.approx(took_s)
+    assert ends(gaps) == []
 
 
 def test_a_socket_that_was_lost_is_deaf_until_it_is_connected_again() -> None:
