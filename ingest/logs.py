@@ -53,6 +53,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "connection kind what",
     ),
     "drift_unreadable": ("What was seen before is forgotten.", "path error"),
+    "quarantine_failed": (
+        "What did not verify cannot be kept for people to look at; told once a kind.",
+        "error",
+    ),
     "rejects_alarm": (
         "More than 5 % of 5 minutes were unreadable: the provider has changed its payloads.",
         "connection rejected received",

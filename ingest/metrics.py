@@ -229,6 +229,12 @@ FORMER_SECRET = Counter(
     ["connection"],
     registry=REGISTRY,
 )
+QUARANTINED = Counter(
+    "dialstream_quarantined",
+    "Deliveries that did not verify: kept in the quarantine, sampled_out of many, no_room on disk.",
+    ["connection", "outcome"],
+    registry=REGISTRY,
+)
 KAFKA_REBUILDS = Counter(
     "dialstream_kafka_rebuilds",
     "Producers that were given up: out_of_order, fenced, unknown_producer, hung, settings.",

@@ -172,6 +172,14 @@ class Kafka(Section):
         return faults
 
 
+class Quarantine(Section):
+    """Deliveries that did not verify; the bounds are for each connection."""
+
+    max_count: Annotated[int, Field(gt=0)] = 10_000
+    max_bytes: Bytes = 100 * 1024**2
+    max_age_s: Seconds = 604_800.0
+
+
 class Logging(Section):
     format: Literal["auto", "json", "console"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -440,6 +448,7 @@ class Settings(Section):
     eventlog: EventLog = EventLog()
     kafka: Kafka = Kafka()
     logging: Logging = Logging()
+    quarantine: Quarantine = Quarantine()
     reconcile: Reconcile = Reconcile()
     connections: dict[str, Connection] = {}
 
