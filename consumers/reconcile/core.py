@@ -6,7 +6,7 @@ whoever reads the same log writes the same, byte for byte, however it was cut in
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, Protocol, TypeAlias
 
 import orjson
@@ -145,8 +145,10 @@ class Core:
         pairs = list(pairs)
         self._paired = {name for each in pairs for name in (each.pushed, each.recorded)}
         self._pairs = Pairs(store, self, rules, pairs, since_ms=since_ms, window_ms=window_ms)
-        #: Legs that wait until the list was read up to their end, earliest first.
-        self._waiting: dict[str, list[tuple[int, str]]] = {name: [] for name in judged}
+        #: Legs that wait until the list was read up to their end, earliest first: by a near pass,
+        #: and those that only a sweep tells of.
+        self._near: dict[str, list[tuple[int, str]]] = {name: [] for name in judged}
+        self._far: dict[str, list[tuple[int, str]]] = {name: [] for name in judged}
 
     def take(self, fact: Fact) -> None:
         """Work off what was due before the fact, then take it in. Facts come in their order."""
@@ -190,8 +192,8 @@ class Core:
                 continue
             self._wake(kind, key, due_ms)
             leg = self._store.leg(key) if kind == "leg" else None
-            if leg is not None and leg.wants_ms is not None and key[0] in self._waiting:
-                heapq.heappush(self._waiting[key[0]], (leg.wants_ms, key[1]))
+            if leg is not None and leg.wants_ms is not None and key[0] in self._judged:
+                self._want(leg, leg.wants_ms)
         self._pairs.restore()
 
     def forget(self, conversations: Iterable[Conversation]) -> None:
@@ -242,19 +244,35 @@ class Core:
         # One of a clock that was ahead would say of calls to come that they were listed.
         known.near_ms = max(known.near_ms, min(mark.watermark_ms or 0, mark.at_ms))
         known.swept_ms = max(known.swept_ms, min(mark.swept_ms or 0, mark.at_ms))
-        waiting = self._waiting.get(mark.connection, [])
-        later = []
-        while waiting and waiting[0][0] <= known.near_ms:
-            end_ms, call_id = heapq.heappop(waiting)
+        # Each leg once: one that waits for more goes back, behind what the list was read up to.
+        for end_ms, call_id in [*self._listed_up_to(mark.connection, known)]:
             leg = self._store.leg((mark.connection, call_id))
-            if leg is None or leg.wants_ms != end_ms:
-                continue
-            if self._passed(mark.connection)(leg.started_ms, end_ms):
+            if leg is not None and leg.wants_ms == end_ms:
                 self._judge(leg, self._conversation(leg))
-            else:
-                later.append((end_ms, call_id))
-        for each in later:
-            heapq.heappush(waiting, each)
+
+    def _listed_up_to(self, connection: str, known: Watermark) -> Iterator[tuple[int, str]]:
+        """(end, call id) of legs that would have been listed, earliest first."""
+        near, far = self._near.get(connection, []), self._far.get(connection, [])
+        near_ms = max(known.near_ms, known.swept_ms)
+        while True:
+            ready = [
+                heap
+                for heap, until_ms in ((near, near_ms), (far, known.swept_ms))
+                if heap and heap[0][0] <= until_ms
+            ]
+            if not ready:
+                return
+            yield heapq.heappop(min(ready, key=lambda heap: heap[0]))
+
+    def _want(self, leg: Leg, end_ms: int) -> None:
+        """Judge it once the list was read up to its end."""
+        started_ms = None if leg.pushed is None else leg.pushed.started_ms
+        heaps = self._near if self._is_near(leg.connection, started_ms, end_ms) else self._far
+        heapq.heappush(heaps[leg.connection], (end_ms, leg.call_id))
+
+    def _is_near(self, connection: str, started_ms: int | None, ended_ms: int) -> bool:
+        """Whether a near pass reaches back to the beginning of such a call."""
+        return started_ms is not None and ended_ms - started_ms <= self._judged.get(connection, 0)
 
     # Conversations
 
@@ -401,7 +419,7 @@ class Core:
             if found.until_ms is not None and found.until_ms != waited_ms:
                 self._wake("leg", (leg.connection, leg.call_id), found.until_ms)
             if found.end_ms is not None:
-                heapq.heappush(self._waiting[leg.connection], (found.end_ms, leg.call_id))
+                self._want(leg, found.end_ms)
         else:
             self._give(leg, found, conversation)
         self._store.put_leg(leg)
@@ -427,10 +445,9 @@ class Core:
 
     def _passed(self, connection: str) -> Callable[[int | None, int], bool]:
         mark = self.watermarks.get(connection, _NOT_READ)
-        overlap_ms = self._judged.get(connection, 0)
 
         def passed(started_ms: int | None, ended_ms: int) -> bool:
-            if started_ms is None or ended_ms - started_ms > overlap_ms:
+            if not self._is_near(connection, started_ms, ended_ms):
                 return mark.swept_ms >= ended_ms
             return max(mark.near_ms, mark.swept_ms) >= ended_ms
 

@@ -260,3 +260,15 @@ def test_anything_gets_a_verdict_a_flag_or_nothing(found: list[tuple[Any, ...]])
     if not core.too_late:
         assert ended_calls <= counts.keys()
     assert core.wake_ms is None
+
+
+def test_a_record_that_still_runs_with_another_start_keeps_a_long_call_waiting() -> None:
+    """The push says that only a sweep can tell; the record, that a near pass would do."""
+    push = ended("100", T0, length_ms=3 * HOUR)
+    runs = record("100", T0, T0 + MINUTE, ended_at=None, outcome=None)
+    reads = [mark(T0 + HOUR, T0 + HOUR), mark(T0 + 2 * HOUR, T0 + 2 * HOUR)]
+    out = history(new_core(), [push, runs, *reads], T0 + 3 * HOUR)
+    assert verdicts(out) == []
+    swept = mark(T0 + 3 * HOUR, T0 + 3 * HOUR, swept_ms=T0)
+    out = history(new_core(), [push, runs, *reads, swept], T0 + 4 * HOUR)
+    assert verdicts(out) == [("100", "record_missing", 1, "not_listed")]
