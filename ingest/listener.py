@@ -139,7 +139,8 @@ class Listener:
         self._habits = habits
         self._delays = delays
         self._publisher = Insistent(service.eventlog)
-        pipeline = Pipeline(self._publisher, service.settings.eventlog.repeat_max)
+        settings = service.settings
+        pipeline = Pipeline(self._publisher, settings.eventlog.repeat_max, settings.drops)
         self._inlets = {
             name: Inlet(
                 name,

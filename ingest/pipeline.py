@@ -1,6 +1,7 @@
 """The whole flow: verify, normalize, publish. Once the receipt says durable, acknowledge."""
 
 from collections.abc import Callable, Iterable, Sequence
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 import structlog
@@ -9,6 +10,7 @@ from msgspec import Struct
 from ingest.delivery import Delivery, Source, Verified
 from ingest.errors import DeliveryError, PublishError, UnreadableError, VerificationError
 from ingest.eventlog.log import Publisher, Receipt, Record, Settled, records_of
+from ingest.privacy import Drops, writable
 from ingest.rejects import reject_event
 from schemas.event import Event
 
@@ -34,9 +36,13 @@ class Accepted(Struct):
 class Pipeline:
     """From any transport to the event log."""
 
-    def __init__(self, log: Publisher, repeat_max: int) -> None:
+    def __init__(
+        self, log: Publisher, repeat_max: int, drops: Drops = MappingProxyType({})
+    ) -> None:
+        """``drops``: what is not to be written, by connection."""
         self._log = log
         self._repeats = Repeats(repeat_max)
+        self._drops = drops
 
     def accept(self, delivery: Delivery, source: Source) -> Accepted:
         """Verify a delivery, and hand it to the log as events or as a reject.
@@ -58,7 +64,13 @@ class Pipeline:
         through one stage before any enters the next: so a stage's code stays in the processor's
         caches, which halves what it costs.
         """
-        return _through(self._publish, _through(_write, _through(_read, _through(_verify, batch))))
+        read = _through(_read, _through(_verify, batch))
+        return _through(self._publish, _through(self._write, read))
+
+    def _write(self, events: Sequence[Event]) -> tuple[Sequence[Event], Sequence[list[Record]]]:
+        if self._drops:
+            return events, [records_of(writable(event, self._drops)) for event in events]
+        return events, [records_of(event) for event in events]
 
     def _publish(self, written: tuple[Sequence[Event], Sequence[list[Record]]]) -> Accepted:
         events, records_of_each = written
@@ -93,10 +105,6 @@ def _read(verified: tuple[Verified, Delivery, Source]) -> Sequence[Event]:
         return source.normalize(payload, delivery)
     except UnreadableError as error:
         return (reject(delivery, source, error),)
-
-
-def _write(events: Sequence[Event]) -> tuple[Sequence[Event], Sequence[list[Record]]]:
-    return events, [records_of(event) for event in events]
 
 
 def _through(
@@ -193,12 +201,17 @@ def reject(delivery: Delivery, source: Source, error: UnreadableError) -> Event:
     )
 
 
-async def store(log: Publisher, events: Iterable[Event], deadline: float) -> None:
+async def store(
+    log: Publisher,
+    events: Iterable[Event],
+    deadline: float,
+    drops: Drops = MappingProxyType({}),
+) -> None:
     """Put events of our own making, or read from a provider, on the log; return once all are there.
 
     In their order for each key. Raises PublishError if that has failed at ``deadline`` (the loop's
     clock) or before; then some of them may be there.
     """
-    receipts = [log.publish(records_of(event)) for event in events]
+    receipts = [log.publish(records_of(writable(event, drops))) for event in events]
     for receipt in receipts:
         await receipt.wait(deadline)

@@ -65,7 +65,7 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
     settings, stopping = service.settings, service.stopping
     path = settings.eventlog.path
     hooks = Hooks(
-        Pipeline(service.eventlog, settings.eventlog.repeat_max),
+        Pipeline(service.eventlog, settings.eventlog.repeat_max, settings.drops),
         max_body_bytes=settings.receiver.max_body_bytes,
         body_timeout_s=settings.receiver.body_timeout_s,
         answer_within_s=settings.receiver.answer_within_s,

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 from ingest.delivery import Delivery, Provider, Source, Verified
 from ingest.errors import ConfigError, UnreadableError, VerificationError
 from ingest.eventlog.log import Record, StoredRecord, records_of
+from ingest.privacy import writable
 from ingest.providers import PROVIDERS
 from ingest.rejects import AT, DETAIL, FROM, REASON, REDRIVEN_AT, is_retry_request
 from schemas.event import CONTENT_TYPE, digest_of_bytes
@@ -223,6 +224,7 @@ class Redriver:
 
     def __init__(self, settings: "Settings") -> None:
         self._connections = settings.connections
+        self._drops = settings.drops
         self._sources: dict[str, tuple[Provider, Source]] = {}
 
     def remake(self, kept: Kept) -> Remade:
@@ -247,7 +249,9 @@ class Redriver:
             events = source.normalize(Verified(provider.payload_of(kept.body)), delivery)
         except (UnreadableError, VerificationError) as error:
             raise StaysError(error.reason, error.detail) from None
-        records = [record for event in events for record in records_of(event)]
+        records = [
+            record for event in events for record in records_of(writable(event, self._drops))
+        ]
         return Remade(records, [event.id for event in events], delivery.received_ms)
 
     def _source(self, name: str) -> tuple[Provider, Source]:

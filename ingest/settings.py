@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -284,6 +284,22 @@ class Sink(Section):
 SINK_RULES = ("dnc_on_stop", "dnc_on_consent", "lead_on_missed", "update_on_contact")
 
 
+PrivacyClass = Literal["content", "raw"]
+
+
+class Privacy(Section):
+    """What is not written to the event log."""
+
+    #: ``content``: what was said or written; ``raw``: the provider's own object, which holds all.
+    drop: frozenset[PrivacyClass] = frozenset()
+
+    @model_validator(mode="after")
+    def _nothing_is_left_in_raw(self) -> Self:
+        if self.drop == {"content"}:
+            raise ValueError('drop: raw holds the content too: write ["content", "raw"]')
+        return self
+
+
 class Connection(Section):
     """One account at a provider."""
 
@@ -300,6 +316,7 @@ class Connection(Section):
     stream: Stream = Stream()
     poll: Poll = Poll()
     subscriptions: Subscriptions = Subscriptions()
+    privacy: Privacy = Privacy()
     sink: Sink = Sink()
     #: DialedIn: the beginning of the account's host name.
     account_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")] | None = None
@@ -451,6 +468,15 @@ class Settings(Section):
     quarantine: Quarantine = Quarantine()
     reconcile: Reconcile = Reconcile()
     connections: dict[str, Connection] = {}
+
+    @property
+    def drops(self) -> dict[str, frozenset[PrivacyClass]]:
+        """What is not to be written, of the connections that have something of the kind."""
+        return {
+            name: connection.privacy.drop
+            for name, connection in self.connections.items()
+            if connection.privacy.drop
+        }
 
 
 def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:

@@ -9,6 +9,10 @@ Time = Annotated[AwareDatetime, Field(description="RFC 3339, UTC, milliseconds."
 Seconds = Annotated[float, Field(description="Seconds.")]
 
 
+CONTENT = Field(json_schema_extra={"x-privacy": "content"})
+"""Marks what was said or written; see the setting ``privacy.drop``."""
+
+
 class Model(BaseModel):
     """A value of the stream. Readers ignore what they do not know, so that fields can be added."""
 

@@ -1,10 +1,11 @@
 """``call``: one party's part of a call (a leg), pushed by a provider or read from its records."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
-from schemas.base import Data, Id, Model, Party, Seconds, Time
+from schemas.base import CONTENT, Data, Id, Model, Party, Seconds, Time
 
 
 class CallState(StrEnum):
@@ -78,22 +79,22 @@ class Voicemail(Model):
 
     recording_id: str | None = None
     url: str | None = None
-    text: str | None = None
+    text: Annotated[str | None, CONTENT] = None
     duration_s: Seconds | None = None
 
 
 class Transcript(Model):
     url: str | None = None
-    lines: list[str] = []
+    lines: Annotated[list[str], CONTENT] = []
 
 
 class Recap(Model):
     """What the provider's own AI wrote about the call."""
 
-    summary: str | None = None
-    outcome: str | None = None
-    purposes: list[str] = []
-    action_items: list[str] = []
+    summary: Annotated[str | None, CONTENT] = None
+    outcome: Annotated[str | None, CONTENT] = None
+    purposes: Annotated[list[str], CONTENT] = []
+    action_items: Annotated[list[str], CONTENT] = []
 
 
 class Quality(Model):

@@ -1,10 +1,11 @@
 """``message``: one SMS or MMS, or news of its delivery."""
 
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
-from schemas.base import Data, Id, Link, Party
+from schemas.base import CONTENT, Data, Id, Link, Party
 from schemas.call import Direction
 
 
@@ -23,7 +24,7 @@ class Message(Data):
     direction: Direction
     from_number: str | None = None
     to_numbers: list[str] = []
-    text: str | None = None
+    text: Annotated[str | None, CONTENT] = None
     text_available: bool = Field(
         description="False where there is no text or our key may not read it."
     )

@@ -1,10 +1,12 @@
 """``notification``: what a provider notified of and no other subject holds."""
 
+from typing import Annotated
+
 from pydantic import JsonValue
 
-from schemas.base import Data
+from schemas.base import CONTENT, Data
 
 
 class Notification(Data):
     notification_type: str | None = None
-    details: JsonValue = None
+    details: Annotated[JsonValue, CONTENT] = None

@@ -110,7 +110,7 @@ class AgentsPoller:
             backoff_s=backoff_s,
             look_s=look_s,
         )
-        self._storing = Storing(self.name, publisher)
+        self._storing = Storing(self.name, publisher, connection.privacy.drop)
         self._rota = Rota(self._poll, self._marks, slice_ms=PROVIDERS[connection.provider].slice_ms)
         checkpoint = job.checkpoint(SOURCE) or {}
         self._mark: str | None = checkpoint.get("cache")

@@ -276,7 +276,7 @@ class _Work:
         for tries in itertools.count(1):
             deadline = asyncio.get_running_loop().time() + _PUBLISH_S
             try:
-                await store(publisher, events, deadline)
+                await store(publisher, events, deadline, self._settings.drops)
             except PublishError as error:
                 self._progress.update(self._bar, description=f"event log: {error.reason}")
                 await asyncio.sleep(pause_s(tries, 0.2, 10.0))

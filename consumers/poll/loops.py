@@ -18,6 +18,8 @@ from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.log import Publisher
 from ingest.metrics import POLL_PUBLISHED, POLL_READ, TALLIES
 from ingest.pipeline import store
+from ingest.privacy import Drops
+from ingest.settings import PrivacyClass
 from schemas.event import Event
 from schemas.times import now_ms
 
@@ -205,8 +207,11 @@ def _said(error: ApiError | ConfigError) -> str | None:
 class Storing:
     """Puts what was read of one connection on the event log, for as long as that takes."""
 
-    def __init__(self, connection: str, publisher: Publisher) -> None:
+    def __init__(
+        self, connection: str, publisher: Publisher, drop: frozenset[PrivacyClass] = frozenset()
+    ) -> None:
         self._connection = connection
+        self._drops: Drops = {connection: drop}
         self._publisher = publisher
         self._tally = TALLIES.of(connection, VIA)
 
@@ -224,7 +229,9 @@ class Storing:
         await self.patiently(partial(self._put, events))
 
     async def _put(self, events: Sequence[Event]) -> None:
-        await store(self._publisher, events, asyncio.get_running_loop().time() + _PUBLISH_S)
+        await store(
+            self._publisher, events, asyncio.get_running_loop().time() + _PUBLISH_S, self._drops
+        )
 
     async def patiently(self, put: Callable[[], Awaitable[None]]) -> None:
         """Do it until it is durable: what was read is never skipped."""

@@ -110,7 +110,7 @@ class Poller:
             backoff_s=backoff_s,
             look_s=look_s,
         )
-        self._storing = Storing(self.name, publisher)
+        self._storing = Storing(self.name, publisher, connection.privacy.drop)
         #: A page is compared, stored and remembered before the next one is compared.
         self._taking = asyncio.Lock()
         self._mark: str | None = (job.checkpoint(SOURCE) or {}).get("cache")
