@@ -32,6 +32,7 @@ from ingest.metrics import (
 )
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
+from ingest.quarantine import Keeper, closing_at_end, quarantine_folder
 from ingest.rotation import FormerSecrets
 from ingest.runner import Stopping
 from ingest.service import Service, open_standby_service
@@ -106,9 +107,9 @@ async def listen(service: Service) -> None:
     """
     listener = Listener(service)
     service.reloads.append(listener.reload)
-    service.chores.append(listener.look_at_secrets)
+    service.chores += [listener.look_at_secrets, listener.quarantine.tidy]
     service.troubles.append(listener.troubles)
-    async with asyncio.TaskGroup() as tasks:
+    async with closing_at_end(listener.quarantine), asyncio.TaskGroup() as tasks:
         # Frames go to the spool while Kafka is away, and those that come to two listeners have
         # the same ids: better two than none.
         sharing = tasks.create_task(
@@ -139,6 +140,9 @@ class Listener:
         self._habits = habits
         self._delays = delays
         self._publisher = Insistent(service.eventlog)
+        path = service.settings.eventlog.path
+        #: What does not verify.
+        self.quarantine = Keeper(quarantine_folder(path), service.settings.quarantine)
         settings = service.settings
         pipeline = Pipeline(self._publisher, settings.eventlog.repeat_max, settings.drops)
         self._inlets = {
@@ -149,6 +153,7 @@ class Listener:
                 self._publisher,
                 max_body_bytes=service.settings.receiver.max_body_bytes,
                 now_ms=now_ms,
+                refused=self.quarantine.offer,
             )
             for name, one in self._settings.items()
         }
@@ -183,8 +188,10 @@ class Listener:
         """Read secrets again. Raises ConfigError; then those of before go on."""
         faults = []
         for name, one in self._settings.items():
+            door = self._inlets[name].door
             try:
-                self._inlets[name].door.source = PROVIDERS[one.provider].webhook(one)
+                former, door.source = door.source, PROVIDERS[one.provider].webhook(one)
+                self.quarantine.replaced({name: former})
             except ConfigError as error:
                 faults += [f"connections.{name}.{fault}" for fault in error.faults]
         for line in self._lines.values():

@@ -19,6 +19,7 @@ from ingest.life import signs_of_life
 from ingest.metrics import HTTP_CONNECTIONS, IN_FLIGHT, JOURNAL_BYTES, JOURNAL_SEGMENTS
 from ingest.pipeline import Pipeline
 from ingest.providers import PROVIDERS
+from ingest.quarantine import Keeper, closing_at_end, quarantine_folder
 from ingest.rotation import FormerSecrets
 from ingest.runner import Stopping
 from ingest.service import Server, Service, address_of, listening, open_service, server_config
@@ -64,6 +65,7 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
     """
     settings, stopping = service.settings, service.stopping
     path = settings.eventlog.path
+    quarantine = Keeper(quarantine_folder(path), settings.quarantine)
     hooks = Hooks(
         Pipeline(service.eventlog, settings.eventlog.repeat_max, settings.drops),
         max_body_bytes=settings.receiver.max_body_bytes,
@@ -71,6 +73,7 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
         answer_within_s=settings.receiver.answer_within_s,
         max_connections=max_connections(),
         now_ms=now_ms,
+        refused=quarantine.offer,
     )
 
     former_secrets = FormerSecrets()
@@ -81,7 +84,9 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
         )
 
     def serve() -> None:
-        hooks.serve(make_sources(settings), dormant_connections(path, settings))
+        sources = make_sources(settings)
+        quarantine.replaced({name: door.source for name, door in hooks.doors.items()})
+        hooks.serve(sources, dormant_connections(path, settings))
 
     async def tidy_up() -> None:
         if settings.eventlog.kind == "journal":
@@ -90,11 +95,11 @@ async def receive(service: Service, public_socket: socket.socket, ready: asyncio
 
     serve()
     service.reloads.append(serve)
-    service.chores += [tidy_up, look_at_secrets]
+    service.chores += [tidy_up, look_at_secrets, quarantine.tidy]
     public = Server(server_config(hooks.application, http=hooks.protocol))
     IN_FLIGHT.set_function(lambda: hooks.in_flight)
     HTTP_CONNECTIONS.set_function(lambda: len(public.server_state.connections))
-    async with signs_of_life(service), asyncio.TaskGroup() as tasks:
+    async with closing_at_end(quarantine), signs_of_life(service), asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(public.serve([public_socket]))
         sweeping = tasks.create_task(hooks.sweep())
         service.started(ROLE, address=address_of(public_socket))

@@ -74,6 +74,10 @@ _RETRY = b"retry-after: 2\r\n"
 _CLOSE = b"connection: close\r\n"
 
 
+def _forgotten(_: Delivery, __: str) -> None:
+    """What becomes of a delivery that did not verify, unless somebody keeps it."""
+
+
 class Hooks:
     """Everything that the connections of the public port share."""
 
@@ -86,13 +90,16 @@ class Hooks:
         answer_within_s: float,
         max_connections: int,
         now_ms: Callable[[], int],
+        refused: Callable[[Delivery, str], None] = _forgotten,
     ) -> None:
+        """``refused``: gets what did not verify, and why, once it is answered."""
         self.pipeline = pipeline
         self.max_body_bytes = max_body_bytes
         self.body_timeout_s = body_timeout_s
         self.answer_within_s = answer_within_s
         self.max_connections = max_connections
         self.now_ms = now_ms
+        self.refused = refused
         self.doors: Mapping[str, Door] = {}
         self.dormant: frozenset[str] = frozenset()
         self.in_flight = 0
@@ -142,8 +149,9 @@ class Hooks:
         exchanges, self._submitted = self._submitted, []
         received_ms = self.now_ms()
         batch = [(exchange.delivery(received_ms), exchange.door.source) for exchange in exchanges]
-        for exchange, result in zip(exchanges, self.pipeline.accept_all(batch), strict=True):
-            exchange.protocol.handed_over(exchange, result)
+        results = self.pipeline.accept_all(batch)
+        for exchange, (delivery, _), result in zip(exchanges, batch, results, strict=True):
+            exchange.protocol.handed_over(exchange, delivery, result)
 
     def protocol(self, **uvicorn: Any) -> "HookProtocol":
         """What uvicorn makes for each connection; set it as ``http``."""
@@ -366,12 +374,16 @@ class HookProtocol(HttpToolsProtocol):
         hooks.submit(exchange)
 
     def handed_over(
-        self, exchange: Exchange, result: Accepted | VerificationError | PublishError
+        self,
+        exchange: Exchange,
+        delivery: Delivery,
+        result: Accepted | VerificationError | PublishError,
     ) -> None:
         """The pipeline has taken the delivery, or has not."""
         if isinstance(result, VerificationError):
             exchange.door.refuse(result.reason, exchange.size)
             self._finish(exchange, 401, result.reason, "the delivery does not verify")
+            self._hooks.refused(delivery, result.reason)
         elif isinstance(result, PublishError):
             self.acknowledge(exchange, result)
         else:

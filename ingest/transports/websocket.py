@@ -224,6 +224,10 @@ class InFlight(Struct, eq=False, gc=False):
     since: float
 
 
+def _forgotten(_: Delivery, __: str) -> None:
+    """What becomes of a frame that did not verify, unless somebody keeps it."""
+
+
 class Inlet:
     """Where the frames of one connection go in, from however many sockets."""
 
@@ -238,8 +242,12 @@ class Inlet:
         now_ms: Callable[[], int],
         max_in_flight: int = MAX_IN_FLIGHT,
         max_in_flight_bytes: int = MAX_IN_FLIGHT_BYTES,
+        refused: Callable[[Delivery, str], None] = _forgotten,
     ) -> None:
-        """``pipeline`` publishes by ``publisher``, so that what it accepts becomes durable."""
+        """``pipeline`` publishes by ``publisher``, so that what it accepts becomes durable.
+
+        ``refused``: gets what did not verify, and why.
+        """
         self.door = Door(name, source, VIA)
         #: Our clock when a frame was last read, milliseconds since 1970; 0 before.
         self.last_frame_ms = 0
@@ -249,6 +257,7 @@ class Inlet:
         self._now_ms = now_ms
         self._max_in_flight = max_in_flight
         self._max_in_flight_bytes = max_in_flight_bytes
+        self._refused = refused
         #: In the order of arrival.
         self._in_flight: dict[InFlight, None] = {}
         self._in_flight_bytes = 0
@@ -328,6 +337,7 @@ class Inlet:
             elif isinstance(result, VerificationError):
                 self._gone(frame)
                 self.door.refuse(result.reason, len(frame.delivery.body))
+                self._refused(frame.delivery, result.reason)
             else:
                 self._set_aside(frame)
 

@@ -53,7 +53,7 @@ def at_once() -> Iterator[float]:
 class Wire:
     """An inlet on a log, and the peer that it listens to."""
 
-    def __init__(self, at: Peer, source: Source | None = None, **limits: int) -> None:
+    def __init__(self, at: Peer, source: Source | None = None, **more: Any) -> None:
         self.peer = at
         self.log = PlayLog()
         self.publisher = Insistent(self.log, at_once)
@@ -65,7 +65,7 @@ class Wire:
             self.publisher,
             max_body_bytes=MIB,
             now_ms=now_ms,
-            **limits,
+            **more,
         )
         self.tally = TALLIES.of(self.name, "websocket")
 
