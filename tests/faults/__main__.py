@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.faults.judge import Verdict
+from consumers.prove.oracle import Verdict
 from tests.faults.scenario import MATRIX, AtRandom, Kills, Row, Scenario
 from tests.faults.ways import On
 from tests.kafka.cluster import Cluster

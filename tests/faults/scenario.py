@@ -17,8 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from consumers.prove.oracle import Verdict
 from ingest.eventlog.producer import HUNG_S
-from tests.faults.judge import REFUSED_SHARE, Verdict, judge
+from tests.faults.judge import REFUSED_SHARE, judge
 from tests.faults.stage import OnJournal, Stage, until
 from tests.faults.ways import TOPIC_BYTES, WAYS, On, Way, fenced, too_large
 from tests.kafka.cluster import Cluster

@@ -4,7 +4,8 @@ import base64
 import json
 from collections.abc import Sequence
 
-from tests.faults.judge import Verdict, judge
+from consumers.prove.oracle import Verdict
+from tests.faults.judge import judge
 from tests.kit import Sent, call
 
 

@@ -1,0 +1,1 @@
+"""`dialstream prove`: the promise of durability and order, as an experiment."""
