@@ -11,11 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.reading import read_once
+from consumers.reconcile.role import judged_connections
 from ingest.eventlog.log import Behind, StoredRecord
 from ingest.logs import setup_logs
 from ingest.settings import Settings
 
 _BAR = 20
+
+#: Beyond that days are shown.
+_MOST_HOURS = 48
 
 
 def show_completeness(settings: Settings, since_ms: int, *, as_json: bool) -> int:
@@ -30,12 +34,20 @@ def show_completeness(settings: Settings, since_ms: int, *, as_json: bool) -> in
         logs.close()
     objective = settings.reconcile.objective
     sums = {name: _sum(of_one) for name, of_one in hours.items()}
-    below = [name for name, total in sums.items() if (total["figure"] or 0) < objective]
+    below = [
+        name
+        for name, total in sums.items()
+        if total["figure"] is not None and total["figure"] < objective
+    ]
     if as_json:
         listed = {name: [*of_one.values()] for name, of_one in hours.items()}
         print(json.dumps({"objective": objective, "connections": sums, "hours": listed}))  # noqa: T201
     else:
-        _print(hours, sums, objective)
+        console = Console(highlight=False)
+        if hours:
+            _print(console, hours, sums, objective)
+        else:
+            console.print(_why_nothing(settings))
     return int(bool(below))
 
 
@@ -71,25 +83,44 @@ def _sum(hours: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(
-    hours: dict[str, dict[str, Any]], sums: dict[str, dict[str, Any]], objective: float
+    console: Console,
+    hours: dict[str, dict[str, Any]],
+    sums: dict[str, dict[str, Any]],
+    objective: float,
 ) -> None:
-    console = Console(highlight=False)
-    if not hours:
-        console.print(
-            "Nothing was measured since then. A connection is measured once it is both pushed "
-            "(secrets) and read back (api_key), an hour after its calls."
-        )
-        return
     for name, of_one in hours.items():
-        table = Table(title=f"{name}, objective {objective:.1%}", title_justify="left", box=None)
-        for column in ("hour (UTC)", "pushed", "recorded", "both", "", "complete"):
-            table.add_column(column, justify="left" if column in ("", "hour (UTC)") else "right")
-        for data in of_one.values():
-            _add(table, data["hour"][:13].replace("T", " "), data, objective)
-        table.add_section()
+        by_day = len(of_one) > _MOST_HOURS
+        when = "day (UTC)" if by_day else "hour (UTC)"
+        table = Table(title=f"{name}, objective {objective:.6g}", title_justify="left", box=None)
+        for column in (when, "pushed", "recorded", "both", "", "complete"):
+            table.add_column(column, justify="left" if column in ("", when) else "right")
+        rows = _days(of_one) if by_day else of_one
+        for start, data in rows.items():
+            _add(table, start[:10] if by_day else f"{start[:10]} {start[11:16]}", data, objective)
         _add(table, "all", sums[name], objective)
         console.print(table)
         console.print()
+
+
+def _days(hours: dict[str, Any]) -> dict[str, Any]:
+    days: dict[str, dict[str, Any]] = {}
+    for hour, data in hours.items():
+        days.setdefault(hour[:10], {})[hour] = data
+    return {day: _sum(of_one) for day, of_one in days.items()}
+
+
+def _why_nothing(settings: Settings) -> str:
+    judged = judged_connections(settings)
+    if not judged:
+        return (
+            "Nothing is compared: no connection is both pushed (secrets, or a websocket) and read "
+            "back (api_key)."
+        )
+    minutes = round(settings.reconcile.settle_s / 60)
+    return (
+        f"No hour was measured yet of those that began since then ({', '.join(judged)}). Each is "
+        f"measured {minutes} min after its end, if there were calls."
+    )
 
 
 def _add(table: Table, hour: str, data: dict[str, Any], objective: float) -> None:
