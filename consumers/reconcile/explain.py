@@ -1,51 +1,37 @@
-"""`dialstream explain`: in words, why a call got its verdict."""
+"""`dialstream explain`: why a call got its verdict."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from consumers.reading import read_once
-from consumers.reconcile.facts import CallFact, Who, read_fact
+from consumers.reconcile.explain_page import (
+    FIELDS,
+    Page,
+    Told,
+    is_of_pair,
+    masked_difference,
+    shown,
+)
+from consumers.reconcile.facts import LATE_MS, CallFact, ms_of, read_fact
 from consumers.reconcile.legs import Leg, Side
+from consumers.reconcile.matching import Candidate
+from consumers.reconcile.order import SKEW_MS
+from consumers.reconcile.rivals import Log, Sight, sights
+from consumers.reconcile.role import components, pairs_of, rules_of
+from consumers.trace.story import masked
+from ingest.eventlog.log import Behind
 from ingest.logs import setup_logs
 from ingest.settings import Settings
-from schemas.times import rfc3339
+from schemas.times import now_ms, rfc3339
 
-_WORDS: Mapping[str, str] = {
-    "matched": "both sides tell the same",
-    "late": "both sides tell the same, and one of them came after the call had been judged",
-    "push_missing": "the provider has a record of it, and its end was never pushed",
-    "record_missing": "it was pushed, and the provider has no record of it",
-    "mismatch": "both sides know it, and tell something differently",
-    "ambiguous": "two candidates are too near to each other to choose",
-}
-
-_REASONS: Mapping[str, str] = {
-    "never_pushed": "nothing at all was pushed of it",
-    "ending_missing": "earlier states were pushed, the end was not",
-    "not_listed": "the provider's list was read up to its end, and it was not there",
-    "list_not_read": "nobody has read the provider's list so far in time",
-}
-
-#: Field of a side → what it is called.
-_FIELDS: Mapping[str, str] = {
-    "direction": "direction",
-    "external": "other party",
-    "started_ms": "started",
-    "connected_ms": "connected",
-    "ended_ms": "ended",
-    "total_duration_s": "whole length",
-    "talk_duration_s": "talk",
-    "hold_duration_s": "on hold",
-    "outcome": "outcome",
-    "provider_outcome": "provider's word",
-}
+#: Facts of calls that began so long before are read, for the legs that a call may have had.
+_BEFORE_MS = 3_600_000
 
 
 def explain(settings: Settings, call_id: str, connection: str | None, *, as_json: bool) -> int:
@@ -56,33 +42,32 @@ def explain(settings: Settings, call_id: str, connection: str | None, *, as_json
     finally:
         logs.close()
     if as_json:
-        print(json.dumps([_as_data(*each) for each in found]))  # noqa: T201
+        print(json.dumps([_as_data(told) for told in found]))  # noqa: T201
     else:
-        console = Console(highlight=False)
-        for leg, verdicts in found:
-            _print(console, leg, verdicts)
+        page = Page(settings)
+        for told in found:
+            page.print(told)
         if not found:
-            console.print(f"The stream knows of no call {call_id!r}.")
+            page.say(f"The stream knows of no call {call_id!r}.")
     return 0 if found else 1
 
 
-async def _read(
-    settings: Settings, call_id: str, connection: str | None
-) -> list[tuple[Leg, list[dict[str, Any]]]]:
-    """The legs of that id, by connection, each with its verdicts, oldest first."""
-    wanted = f"/{call_id}".encode()
+# Reading
+
+
+async def _read(settings: Settings, call_id: str, connection: str | None) -> list[Told]:
+    """The legs of that id, by connection, each with what was said of it."""
+    names = [connection] if connection else sorted(settings.connections)
+    keys = frozenset(f"{name}/{call_id}".encode() for name in names)
     legs: dict[str, Leg] = {}
     verdicts: dict[str, list[dict[str, Any]]] = {}
-    async for stored in read_once(settings, ["calls", "verdicts"]):
-        if not stored.key.endswith(wanted) or stored.value is None:
+    by_topic = {"calls": keys, "verdicts": keys}
+    async for stored in read_once(settings, list(by_topic), keys=by_topic):
+        if stored.value is None:
             continue
         name = stored.key.decode().partition("/")[0]
-        if connection not in (None, name) or stored.key != f"{name}/{call_id}".encode():
-            continue
         if stored.topic == "verdicts":
-            event = orjson.loads(stored.value)
-            if all(each["id"] != event["id"] for each in verdicts.setdefault(name, [])):
-                verdicts[name].append(event)
+            _add(verdicts.setdefault(name, []), orjson.loads(stored.value))
             continue
         fact = read_fact(stored)
         if isinstance(fact, CallFact):
@@ -90,13 +75,79 @@ async def _read(
                 name, Leg(connection=name, call_id=call_id, provider=fact.provider)
             )
             leg.add(fact)
-    return [
-        (leg, sorted(verdicts.get(name, []), key=lambda each: each["data"]["n"]))
-        for name, leg in sorted(legs.items())
+    found = []
+    for name, leg in sorted(legs.items()):
+        own = [each for each in verdicts.get(name, []) if not is_of_pair(each["data"])]
+        told = Told(leg, sorted(own, key=lambda each: each["data"]["n"]))
+        if any(name in (each.pushed, each.recorded) for each in settings.reconcile.pairs):
+            told.pairs = await _read_pairs(settings, leg)
+        found.append(told)
+    return found
+
+
+def _add(events: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    if all(each["id"] != event["id"] for each in events):
+        events.append(event)
+
+
+async def _read_pairs(settings: Settings, leg: Leg) -> list[tuple[Sight, list[dict[str, Any]]]]:
+    """What the calls around it come to, and what was said of it together with others."""
+    home = next(each for each in components(settings).values() if leg.connection in each)
+    setups = pairs_of(settings, home)
+    gate_ms = max(each.rules.gate_ms for each in setups)
+    started_ms = leg.started_ms or leg.first_at_ms
+    begin_ms = min(started_ms, leg.first_at_ms) - 2 * gate_ms - _BEFORE_MS
+    prefixes = tuple(f"{name}/".encode() for name in home)
+    log = Log()
+    events: dict[str, list[dict[str, Any]]] = {}
+
+    def is_near(instant: datetime | str | None) -> bool:
+        """Whether a call that began then may have to do with it."""
+        if isinstance(instant, str):
+            instant = datetime.fromisoformat(instant)
+        return instant is None or abs(ms_of(instant) - started_ms) <= 2 * gate_ms + _BEFORE_MS
+
+    topics = ["calls", "checkpoints", "directory", "verdicts"]
+    start = Behind({}, dict.fromkeys(("calls", "checkpoints", "verdicts"), begin_ms))
+    async for stored in read_once(settings, topics, start):
+        if stored.value is None or not stored.key.startswith(prefixes):
+            continue
+        if stored.topic == "verdicts":
+            event = orjson.loads(stored.value)
+            data = event["data"]
+            if "verdict" in data and is_of_pair(data) and is_near(data["started_at"]):
+                _add(events.setdefault(data["call_id"], []), event)
+            continue
+        fact = read_fact(stored)
+        if fact is None:
+            continue
+        if not isinstance(fact, CallFact) or is_near(fact.call.started_at):
+            log.add(fact)
+    clock_ms = now_ms() - LATE_MS - SKEW_MS
+    call = leg.connection, leg.call_id
+    found = sights(log, setups, rules_of(settings.reconcile), call, clock_ms)
+    return [(sight, _said_of(sight, itertools.chain(*events.values()))) for sight in found]
+
+
+def _said_of(sight: Sight, events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The verdicts of a pair about one of the legs, oldest first."""
+    setup, call_ids = sight.setup, set(sight.entry.call_ids)
+    side = "pushed_call_id" if sight.entry.is_pushed else "recorded_call_id"
+    found = [
+        each
+        for each in events
+        if each["data"]["pushed_connection"] == setup.pushed
+        and each["data"]["recorded_connection"] == setup.recorded
+        and each["data"][side] in call_ids
     ]
+    return sorted(found, key=lambda each: (each["recordedtime"], each["data"]["n"], each["id"]))
 
 
-def _as_data(leg: Leg, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+# As data
+
+
+def _as_data(told: Told) -> dict[str, Any]:
+    leg = told.leg
     return {
         "connection": leg.connection,
         "call_id": leg.call_id,
@@ -104,83 +155,71 @@ def _as_data(leg: Leg, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "recorded": _side_data(leg.recorded),
         "taken": _side_data(leg.truth),
         "flags": list(leg.flags),
-        "verdicts": [dict(each["data"]) for each in verdicts],
+        "verdicts": [_verdict_data(each) for each in told.verdicts],
+        "pairs": [_sight_data(*each) for each in told.pairs],
     }
 
 
 def _side_data(side: Side | None) -> dict[str, str] | None:
     if side is None:
         return None
-    return {name: _shown(getattr(side, name)) for name in _FIELDS}
+    return {name: shown(getattr(side, name)) for name in FIELDS}
 
 
-def _print(console: Console, leg: Leg, verdicts: Sequence[Mapping[str, Any]]) -> None:
-    console.print(Text(f"{leg.call_id}  {leg.connection}", "bold"))
-    table = Table(box=None, padding=(0, 2))
-    for column in ("", "pushed", "recorded", "in the ledger"):
-        table.add_column(column)
-    sides = leg.pushed, leg.recorded, leg.truth
-    differing = {d["field"] for d in verdicts[-1]["data"]["differences"]} if verdicts else set()
-    for name, called in _FIELDS.items():
-        shown = [_shown(None if side is None else getattr(side, name)) for side in sides]
-        if any(each != "-" for each in shown):
-            odd = name.replace("_ms", "_at") in differing or name in differing
-            table.add_row(
-                Text(called, "dim"), *(Text(each, "red" if odd else "") for each in shown)
-            )
-    console.print(table)
-    console.print()
-    for verdict in verdicts:
-        _print_verdict(console, verdict)
-    if not verdicts:
-        console.print("  no verdict: it has not settled yet, or nothing is compared with it")
-    for flag in leg.flags:
-        console.print(f"  flagged: {flag.replace('_', ' ')}")
-    if leg.recorded is not None and leg.pushed is not None:
-        console.print(
-            "  The ledger takes what the record says, and from the pushes what it does not say.",
-            style="dim",
-        )
-    console.print()
+def _verdict_data(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What it says, and when; numbers masked."""
+    data = event["data"]
+    found = [masked_difference(each) for each in data["differences"]]
+    return {**data, "id": event["id"], "time": event["time"], "differences": found}
 
 
-def _print_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
-    data = verdict["data"]
-    word = data["verdict"]
-    style = "green" if word in ("matched", "late") else "red"
-    text = Text("  ").append(f"{data['n']}. {word}", f"bold {style}")
-    text.append(f"  {verdict['time'][:19].replace('T', ' ')}  ", "dim")
-    text.append(_WORDS.get(word, ""))
-    if data["reason"] in _REASONS:
-        text.append(f": {_REASONS[data['reason']]}")
-    console.print(text)
-    for difference in data["differences"]:
-        tolerance = difference["tolerance"]
-        within = "" if tolerance is None else f", tolerated are {tolerance:g} s"
-        console.print(
-            f"       {difference['field']}: pushed {difference['pushed']}, recorded "
-            f"{difference['recorded']}{within}; taken {difference['taken']}",
-            markup=False,
-        )
-    for candidate in data["candidates"]:
-        gates = ", ".join(
-            f"{name} {'open' if ok else 'shut'}" for name, ok in candidate["gates"].items()
-        )
-        apart = ", ".join(f"{name} {value:g}" for name, value in candidate["distances"].items())
-        console.print(
-            f"       candidate {candidate['call_id']} of {candidate['connection']}: "
-            f"{'; '.join(filter(None, [gates, apart]))}",
-            markup=False,
-        )
+def _sight_data(sight: Sight, verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    fate, crowd = sight.entry.fate, sight.crowd
+    return {
+        "pushed_connection": sight.setup.pushed,
+        "recorded_connection": sight.setup.recorded,
+        "call_ids": sight.entry.call_ids,
+        "fate": None if fate is None else fate.kind,
+        "reason": None if fate is None else fate.reason,
+        "call": _candidate_data(sight.entry.call),
+        "candidates": [
+            {
+                "connection": each.connection,
+                "call_ids": list(each.call_ids),
+                "what": each.what,
+                "of_others": list(each.others),
+                "gates": each.edge.gates,
+                "start_distance_s": _seconds(each.edge.start_distance_ms),
+                "duration_distance_s": _seconds(each.edge.duration_distance_ms),
+                "pushed": _candidate_data(each.pushed),
+                "recorded": _candidate_data(each.recorded),
+            }
+            for each in sight.rivals
+        ],
+        "margin_s": _seconds(sight.runner_up_ms),
+        "margin_asked_s": _seconds(sight.setup.rules.ambiguity_margin_ms),
+        "crowd": None
+        if crowd is None
+        else {name: getattr(crowd, name) for name in crowd.__struct_fields__},
+        "waits_until": _time(sight.until_ms),
+        "waits_for_list_up_to": _time(sight.wants_ms),
+        "list_read_up_to": _time(sight.read_ms or None),
+        "verdicts": [_verdict_data(each) for each in verdicts],
+    }
 
 
-def _shown(value: object) -> str:
-    if value is None or value in ("", "unknown"):
-        return "-"
-    if isinstance(value, Who):
-        return value.number or ("withheld" if value.withheld else value.id or "-")
-    if isinstance(value, int) and value > 10**11:
-        return rfc3339(value).replace("T", " ").removesuffix("Z")
-    if isinstance(value, float):
-        return f"{value:g} s"
-    return str(value)
+def _candidate_data(call: Candidate) -> dict[str, Any]:
+    return {
+        "numbers": [masked(number) for number in (call.agent_number, call.other_number)],
+        "direction": call.direction,
+        "start": _time(call.start_ms),
+        "duration_s": _seconds(call.duration_ms),
+    }
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else rfc3339(ms)

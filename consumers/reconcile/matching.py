@@ -28,6 +28,7 @@ The order of what is given decides nothing; where costs are equal and no margin 
 ids do.
 """
 
+import itertools
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -181,12 +182,16 @@ def compare(pushed: Candidate, recorded: Candidate, rules: PairRules) -> Edge:
     )
 
 
-def compare_calls(
+def nearest_legs(
     pushed: Iterable[Candidate], recorded: Iterable[Candidate], rules: PairRules
-) -> Edge:
-    """The same of calls of several legs: of those that are nearest to each other."""
-    edges = [compare(one, other, rules) for one in pushed for other in recorded]
-    return min(edges, key=lambda edge: (not edge.passes, edge.cost_ms))
+) -> tuple[Candidate, Candidate]:
+    """Of two calls of several legs those that are nearest to each other: as them they count."""
+
+    def rank(legs: tuple[Candidate, Candidate]) -> tuple[bool, int]:
+        edge = compare(*legs, rules)
+        return not edge.passes, edge.cost_ms
+
+    return min(itertools.product(pushed, recorded), key=rank)
 
 
 def _sought(pushed: Candidate) -> str | None:

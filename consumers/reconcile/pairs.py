@@ -35,7 +35,8 @@ from consumers.reconcile.matching import (
     Pairing,
     PairRules,
     Part,
-    compare_calls,
+    compare,
+    nearest_legs,
 )
 from consumers.reconcile.verdicts import (
     ABSENCES,
@@ -181,8 +182,8 @@ class Host(Protocol):
         ...
 
 
-class _Book:
-    """The entries of one pair, by what they are looked up by."""
+class Book:
+    """The entries of one pair of connections, by what they are looked up by."""
 
     def __init__(self, setup: PairSetup) -> None:
         self.setup = setup
@@ -254,7 +255,7 @@ class Pairs:
         self._rules = rules
         self._since_ms = since_ms
         self._window_ms = window_ms
-        self._books = {setup.name: _Book(setup) for setup in setups}
+        self._books = {setup.name: Book(setup) for setup in setups}
         self._agents: dict[Key, Agent] = {}
         self._owners: defaultdict[Key, set[str]] = defaultdict(set)
         #: Connection and number → names of the conversations on which it stands.
@@ -285,6 +286,13 @@ class Pairs:
                 ident = book.of_leg.get((connection, call_id))
                 if ident is not None:
                     self._forget(book, book.entries[ident])
+
+    def found(self, connection: str, call_id: str) -> Iterator[tuple[Book, Entry]]:
+        """What a call is on the sides that it is on."""
+        for book in self._books.values():
+            ident = book.of_leg.get((connection, call_id))
+            if ident is not None:
+                yield book, book.entries[ident]
 
     # Facts
 
@@ -337,7 +345,7 @@ class Pairs:
             for number in sorted(agent.numbers if mark.agent_id else book.waiting):
                 self._look_at_waiting(book, number, max(agent.near_ms, agent.swept_ms), clock_ms)
 
-    def _look_at_waiting(self, book: _Book, number: str, read_ms: int, clock_ms: int) -> None:
+    def _look_at_waiting(self, book: Book, number: str, read_ms: int, clock_ms: int) -> None:
         passed, later = [], []
         for entry in book.read(number, read_ms):
             assert entry.end_ms is not None
@@ -371,9 +379,8 @@ class Pairs:
                     if len(lost_ms) == len(lost):
                         book.lost_ms[number] = max(lost_ms)
 
-    def _passed(self, book: _Book, entry: Entry) -> bool:
-        """Whether its record would have been read, of whoever had the number then."""
-        assert entry.end_ms is not None
+    def read_up_to_ms(self, book: Book, entry: Entry) -> int:
+        """How far was read what whoever had its number then has on record."""
         connection, number = book.setup.recorded, entry.call.agent_number or ""
         whole = self._agents.get((connection, ""), _NOT_READ)
         owners = self._owners.get((connection, number), ())
@@ -381,9 +388,14 @@ class Pairs:
         then = [a for a in had if entry.started_ms < a.lost_ms.get(number, _FOR_EVER_MS)]
         marks = [each if each.near_ms or each.swept_ms else whole for each in then] or [whole]
         swept_ms = min(mark.swept_ms for mark in marks)
-        if entry.end_ms - entry.started_ms > book.setup.overlap_ms:
-            return swept_ms >= entry.end_ms
-        return max(min(mark.near_ms for mark in marks), swept_ms) >= entry.end_ms
+        if entry.end_ms is not None and entry.end_ms - entry.started_ms > book.setup.overlap_ms:
+            return swept_ms
+        return max(min(mark.near_ms for mark in marks), swept_ms)
+
+    def _passed(self, book: Book, entry: Entry) -> bool:
+        """Whether its record would have been read."""
+        assert entry.end_ms is not None
+        return self.read_up_to_ms(book, entry) >= entry.end_ms
 
     # Entries
 
@@ -407,7 +419,7 @@ class Pairs:
         self.know(connection, name, may_be)
         return may_be
 
-    def _put(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+    def _put(self, book: Book, entry: Entry, clock_ms: int) -> None:
         known = book.entries.get(entry.ident)
         moved = known is None or known.legs != entry.legs
         if known is not None:
@@ -426,31 +438,31 @@ class Pairs:
             self._crowd_in(book, joined, clock_ms)
         self._disturb(book, [entry.ident], clock_ms)
 
-    def _drop(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+    def _drop(self, book: Book, entry: Entry, clock_ms: int) -> None:
         self._take_out(book, entry, clock_ms)
         book.remove(entry)
         self._store.drop_entry(entry.key)
 
-    def _take_out(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+    def _take_out(self, book: Book, entry: Entry, clock_ms: int) -> None:
         """It is not there any more: whoever has to do with it is matched again."""
         ties = book.field.ties(entry.ident)
         book.field.remove(entry.ident)
         self._disturb(book, ties, clock_ms)
 
-    def _forget(self, book: _Book, entry: Entry) -> None:
+    def _forget(self, book: Book, entry: Entry) -> None:
         """It has become too old, and whoever has to do with it as well."""
         book.field.remove(entry.ident)
         book.remove(entry)
         self._store.drop_entry(entry.key)
 
-    def _crowd_in(self, book: _Book, idents: Iterable[str], clock_ms: int) -> None:
+    def _crowd_in(self, book: Book, idents: Iterable[str], clock_ms: int) -> None:
         """These are in a crowd since."""
         idents = sorted(idents)
         for ident in idents:
             book.entries[ident].in_crowd = True
         self._disturb(book, idents, clock_ms)
 
-    def _disturb(self, book: _Book, idents: Iterable[str], clock_ms: int) -> None:
+    def _disturb(self, book: Book, idents: Iterable[str], clock_ms: int) -> None:
         """These have to be matched again, with all that they have to do with."""
         for ident in idents:
             entry = book.entries[ident]
@@ -489,7 +501,7 @@ class Pairs:
 
     # Matching
 
-    def _match(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+    def _match(self, book: Book, entry: Entry, clock_ms: int) -> None:
         fates = {entry.ident: _CROWDED} if entry.in_crowd else self._fates(book, entry, clock_ms)
         changed: set[str] = set()
         for ident, fate in fates.items():
@@ -517,7 +529,7 @@ class Pairs:
                 each.judge_ms = each.wants_ms = None
                 self._sleep(each)
 
-    def _fates(self, book: _Book, entry: Entry, clock_ms: int) -> dict[str, Fate]:
+    def _fates(self, book: Book, entry: Entry, clock_ms: int) -> dict[str, Fate]:
         """What becomes of it, and of all of whom that decides anything.
 
         If what has changed reaches farther than was looked, it is looked at from farther.
@@ -544,7 +556,7 @@ class Pairs:
 
     # Verdicts
 
-    def _judge(self, book: _Book, entry: Entry, clock_ms: int) -> None:
+    def _judge(self, book: Book, entry: Entry, clock_ms: int) -> None:
         """Say what became of it, or when to ask again."""
         entry.judge_ms = entry.wants_ms = None
         if entry.fate is not None:
@@ -559,7 +571,7 @@ class Pairs:
         end_ms = entry.started_ms if entry.end_ms is None else entry.end_ms
         return entry.started_ms >= self._since_ms and end_ms >= clock_ms - self._window_ms
 
-    def _judge_matched(self, book: _Book, pushed: Entry, fate: Fate, clock_ms: int) -> None:
+    def _judge_matched(self, book: Book, pushed: Entry, fate: Fate, clock_ms: int) -> None:
         recorded = book.entries.get(fate.others[0])
         if recorded is None or not all(self._counts(e, clock_ms) for e in (pushed, recorded)):
             return
@@ -593,7 +605,7 @@ class Pairs:
             self._give(book, pushed, recorded, leg, word, said, clock_ms, differences=found)
 
     def _judge_alone(
-        self, book: _Book, entry: Entry, end_ms: int, fate: Fate, clock_ms: int
+        self, book: Book, entry: Entry, end_ms: int, fate: Fate, clock_ms: int
     ) -> None:
         hold_ms = end_ms + self._rules.hold_max_ms
         due_ms = hold_ms if fate.held else end_ms + self._rules.settle_ms
@@ -631,7 +643,7 @@ class Pairs:
             candidates=self._candidates(book, entry, fate),
         )
 
-    def _nearest_leg(self, book: _Book, pushed: Entry, recorded: Entry) -> Leg | None:
+    def _nearest_leg(self, book: Book, pushed: Entry, recorded: Entry) -> Leg | None:
         """The one that is told of: that of which the connect is nearest to the record's start."""
         start_ms = recorded.call.start_ms or 0
         return min(
@@ -643,7 +655,7 @@ class Pairs:
             default=None,
         )
 
-    def _first_leg(self, book: _Book, entry: Entry) -> Leg | None:
+    def _first_leg(self, book: Book, entry: Entry) -> Leg | None:
         """The one that is told of: that of which something was told already, or the first."""
         other = book.setup.recorded if entry.is_pushed else book.setup.pushed
         legs = self._legs(book, entry)
@@ -652,15 +664,15 @@ class Pairs:
         ]
         return min(told or legs, key=_order, default=None)
 
-    def _legs(self, book: _Book, entry: Entry) -> list[Leg]:
+    def _legs(self, book: Book, entry: Entry) -> list[Leg]:
         found = (self._store.leg((book.side(entry), call_id)) for call_id in entry.call_ids)
         return [leg for leg in found if leg is not None]
 
-    def _record(self, book: _Book, entry: Entry) -> Leg | None:
+    def _record(self, book: Book, entry: Entry) -> Leg | None:
         return self._store.leg((book.setup.recorded, entry.call_ids[0]))
 
     def _differences(
-        self, book: _Book, leg: Leg, record: Leg, recorded: Entry
+        self, book: Book, leg: Leg, record: Leg, recorded: Entry
     ) -> list[dict[str, Any]]:
         """What the two tell differently. A direction that differs has kept them apart already.
 
@@ -693,14 +705,14 @@ class Pairs:
                 found.append(difference(name, ours, theirs, round(tolerance_s, 3), taken=ours))
         return found
 
-    def _candidates(self, book: _Book, entry: Entry, fate: Fate) -> list[dict[str, Any]]:
+    def _candidates(self, book: Book, entry: Entry, fate: Fate) -> list[dict[str, Any]]:
         found = []
         for ident in fate.others:
             other = book.entries.get(ident)
             if other is None:
                 continue
             leg = self._first_leg(book, other)
-            edge = _edge(book, entry, other)
+            *_, edge = next_to_each_other(book, entry, other)
             distances = {
                 "start_s": edge.start_distance_ms,
                 "duration_s": edge.duration_distance_ms,
@@ -717,7 +729,7 @@ class Pairs:
 
     def _give(
         self,
-        book: _Book,
+        book: Book,
         pushed: Entry | None,
         recorded: Entry | None,
         leg: Leg,
@@ -801,7 +813,7 @@ class Pairs:
         self._host.touch_leg(leg)
 
     def _contradicted(
-        self, book: _Book, pushed: Entry | None, record: Leg | None, leg: Leg
+        self, book: Book, pushed: Entry | None, record: Leg | None, leg: Leg
     ) -> list[str]:
         """Verdicts that stand so far for one of the two, under other calls' names."""
         legs = [] if pushed is None else self._legs(book, pushed)
@@ -815,7 +827,7 @@ class Pairs:
         found = {paired.stands for _, paired in standing if paired is not None and paired.stands}
         return sorted(found - {own})
 
-    def _part(self, book: _Book, leg: Leg, other: str, clock_ms: int) -> None:
+    def _part(self, book: Book, leg: Leg, other: str, clock_ms: int) -> None:
         """It has no counterpart any more, and what was said of both stands for neither."""
         paired = leg.paired.get(other)
         if paired is None or paired.counterpart is None:
@@ -870,7 +882,7 @@ def _order(leg: Leg) -> tuple[int, tuple[int, str]]:
     return place, by_size(leg.call_id)
 
 
-def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
+def _pushed_entries(book: Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
     groups: defaultdict[str, list[Leg]] = defaultdict(list)
     for leg in legs:
         found = _ends(leg.truth, book.numbers_at(_started_ms(leg)))
@@ -898,7 +910,7 @@ def _pushed_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Ent
         )
 
 
-def _calls(book: _Book, legs: Iterable[Leg]) -> Iterator[list[Leg]]:
+def _calls(book: Book, legs: Iterable[Leg]) -> Iterator[list[Leg]]:
     """Legs apart that can be no one's same record: one begins long after the others have ended."""
     call: list[Leg] = []
     last_ms = 0
@@ -920,7 +932,7 @@ def _started_ms(leg: Leg) -> int:
 _FOR_EVER_MS = 10**15
 
 
-def _pushed_call(book: _Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
+def _pushed_call(book: Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
     side = leg.truth
     number, other, inside = _ends(side, book.numbers_at(_started_ms(leg))) or (None, None, None)
     return Candidate(
@@ -934,7 +946,7 @@ def _pushed_call(book: _Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
     )
 
 
-def _recorded_entries(book: _Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
+def _recorded_entries(book: Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
     for leg in legs:
         side = leg.recorded
         found = None if side is None else _ends(side, book.numbers_at(_started_ms(leg)))
@@ -1037,9 +1049,11 @@ def _total_ms(side: Side) -> int | None:
     return max(0, side.ended_ms - side.started_ms)
 
 
-def _edge(book: _Book, one: Entry, other: Entry) -> Edge:
+def next_to_each_other(book: Book, one: Entry, other: Entry) -> tuple[Candidate, Candidate, Edge]:
+    """Two entries of a pair, the pushed one first: the legs that stand for them."""
     pushed, recorded = (one, other) if one.is_pushed else (other, one)
-    return compare_calls(pushed.legs, recorded.legs, book.setup.rules)
+    legs = nearest_legs(pushed.legs, recorded.legs, book.setup.rules)
+    return *legs, compare(*legs, book.setup.rules)
 
 
 #: Of those in a crowd.
@@ -1051,7 +1065,7 @@ def _kind(entry: Entry) -> str:
     return entry.fate.kind
 
 
-def _fates(book: _Book, part: Part, pairing: Pairing) -> dict[str, Fate]:
+def _fates(book: Book, part: Part, pairing: Pairing) -> dict[str, Fate]:
     """What becomes of each of those that have to do with each other."""
 
     def runs(idents: Iterable[str]) -> bool:
@@ -1086,7 +1100,7 @@ def _fates(book: _Book, part: Part, pairing: Pairing) -> dict[str, Fate]:
 
 
 def _ends_within(
-    book: _Book, part: Part, fates: Mapping[str, Fate], inner_ms: int, sure_ms: int
+    book: Book, part: Part, fates: Mapping[str, Fate], inner_ms: int, sure_ms: int
 ) -> bool:
     """Whether nothing changes for those that start farther away than ``inner_ms``.
 
