@@ -43,6 +43,9 @@ _FETCH_S = 0.5
 #: How often what is done is committed, and how often the lag is measured, in seconds.
 _COMMIT_S, _MEASURE_S = 1.0, 10.0
 
+#: How late a handler may be cancelled that takes too long, in seconds.
+_LOOK_S = 0.1
+
 #: A commit that takes longer when partitions go is given up, in seconds: those events come again.
 _LAST_COMMIT_S = 3.0
 
@@ -126,7 +129,8 @@ class Running:
         """Handle what comes until there is a reason to end; then nothing is under way any more."""
         self._reader = reader
         stopping = asyncio.ensure_future(self._stopping.wait())
-        doing = [asyncio.ensure_future(each) for each in (self._fetch(reader), self._keep(reader))]
+        jobs = (self._fetch(reader), self._keep(reader), self._look_at_handlers())
+        doing = [asyncio.ensure_future(each) for each in jobs]
         waiting: list[asyncio.Future[Any]] = [*doing, stopping]
         try:
             await asyncio.wait([*waiting, self._work.fault], return_when=asyncio.FIRST_COMPLETED)
@@ -162,6 +166,11 @@ class Running:
                 await self._measure(reader)
             await self._tell_gaps()
             await asyncio.sleep(_COMMIT_S)
+
+    async def _look_at_handlers(self) -> None:
+        while True:
+            self._work.cancel_late()
+            await asyncio.sleep(_LOOK_S)
 
     async def _commit(self, reader: GroupReader) -> None:
         handled = self._work.handled()

@@ -132,9 +132,12 @@ class _Partition:
 class Worker:
     """One of those that handle events; it lives while there is something to do."""
 
-    __slots__ = ("item", "partition", "route", "task")
+    __slots__ = ("expired", "item", "partition", "route", "since", "task")
 
     def __init__(self) -> None:
+        #: Since when a handler has it, by the loop's clock; and whether that was too long.
+        self.since: float | None = None
+        self.expired = False
         self.task: asyncio.Task[None] | None = None
         self.route: Route | None = None
         self.partition: _Partition | None = None
@@ -315,28 +318,46 @@ class Work:
         except ValueError as error:
             item.verdict = "unreadable", _what_is_wrong(error)
             return None
+        assert worker.task is not None
+        worker.since = self._loop.time()
         try:
-            if route.timeout_s is None:
-                await waiting
-            else:
-                async with asyncio.timeout(route.timeout_s):
-                    await waiting
+            await waiting
         except NotNowError as error:
             self.counts[route.name, "not_now"] += 1
             return self._pause(partition, route, item, "not_now", error.after_s)
         except RejectError as error:
             item.verdict = error.reason, error.detail
         except asyncio.CancelledError as error:
-            assert worker.task is not None
-            if worker.task.cancelling():
+            if worker.task.cancelling() > worker.expired:
                 raise
-            return self._failed(partition, route, item, error)  # one that nobody has asked for
+            # It took too long; or it says so itself, and nobody has asked for that.
+            fault = TimeoutError() if worker.expired else error
+            return self._failed(partition, route, item, fault)
         except Exception as error:  # noqa: BLE001 - the policy says what follows
             return self._failed(partition, route, item, error)
         else:
             route.given_up = 0
             self.counts[route.name, "handled"] += 1
+        finally:
+            worker.since = None
+            if worker.expired:
+                worker.expired = False
+                worker.task.uncancel()
         return None
+
+    def cancel_late(self) -> None:
+        """Cancel handlers that take longer than they may. To be called every now and then.
+
+        A timer for each call would cost as much as all else that is done for an event.
+        """
+        now = self._loop.time()
+        for worker in self.workers:
+            route, since = worker.route, worker.since
+            if route is None or since is None or route.timeout_s is None or worker.expired:
+                continue
+            if now - since > route.timeout_s and worker.task is not None:
+                worker.expired = True
+                worker.task.cancel()
 
     def _failed(
         self, partition: _Partition, route: Route, item: _Item, error: BaseException

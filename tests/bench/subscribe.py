@@ -1,0 +1,184 @@
+"""What the subscriber library costs beside a bare aiokafka loop that parses the same JSON.
+
+``python -m tests.bench.subscribe [events]``. Both read the same topic of a real broker from its
+beginning, in turns, each with a new group, in a process of their own on core 0. The aim is half.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import confluent_kafka
+import orjson
+import uvloop
+from aiokafka import AIOKafkaConsumer
+
+from consumers.subscribe import Subscriber
+from ingest.delivery import Delivery
+from ingest.eventlog.log import records_of
+from ingest.providers.dialpad.webhook import Webhook
+from ingest.settings import Settings
+from schemas.call import Call
+from schemas.times import now_ms
+from tests.bench.broker import PARTITIONS, start_broker
+from tests.kit import SECRET, call, sign
+
+EVENTS, ROUNDS, AIM = 100_000, 5, 0.5
+
+PREFIX = "bench."
+
+#: Events of a leg.
+_LEG = 5
+
+#: Before it counts.
+_WARM_UP = 5_000
+
+_US = 1_000_000
+
+
+def fill(servers: str, count: int) -> int:
+    """Put events of the usual size on the topic; their mean size in bytes."""
+    source = Webhook([SECRET.encode()], None, 0)
+    producer = confluent_kafka.Producer({"bootstrap.servers": servers, "linger.ms": 20})
+    size = 0
+    for nth in range(count):
+        body = sign(call(5_000_000_000_000_000 + nth // _LEG, nth % _LEG))
+        delivery = Delivery(
+            connection="acme", via="webhook", headers=(), body=body, received_ms=now_ms()
+        )
+        for event in source.normalize(source.verify(delivery), delivery):
+            for record in records_of(event):
+                size += len(record.value or b"")
+                topic, headers = PREFIX + record.topic, [*record.headers]
+                while True:
+                    try:
+                        producer.produce(topic, record.value, record.key, headers=headers)  # type: ignore[arg-type]
+                        break
+                    except BufferError:
+                        producer.poll(0.1)
+        producer.poll(0)
+    producer.flush()
+    return size // count
+
+
+async def bare(servers: str, group_: str, count: int, parse: Callable[[bytes], object]) -> float:
+    """CPU seconds."""
+    consumer = AIOKafkaConsumer(
+        f"{PREFIX}calls",
+        bootstrap_servers=servers,
+        group_id=group_,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=8 * 1024 * 1024,  # as ours
+    )
+    await consumer.start()
+    try:
+        seen = 0
+        begun = 0.0
+        async for message in consumer:
+            parse(message.value)
+            seen += 1
+            if seen == _WARM_UP:
+                begun = time.process_time()
+            if seen == count:
+                return time.process_time() - begun
+    finally:
+        await consumer.stop()
+    raise AssertionError
+
+
+async def ours(servers: str, group_: str, count: int) -> float:
+    """CPU seconds."""
+    kafka = {"bootstrap_servers": servers, "topic_prefix": PREFIX}
+    settings = Settings.model_validate({"eventlog": {"kind": "kafka"}, "kafka": kafka})
+    subscriber = Subscriber(group=group_, settings=settings)
+    seen, begun, taken = 0, 0.0, 0.0
+
+    @subscriber.on(Call)
+    async def count_them(call: Call) -> None:
+        nonlocal seen, begun, taken
+        seen += 1
+        if seen == _WARM_UP:
+            begun = time.process_time()
+        if seen == count:
+            taken = time.process_time() - begun
+            subscriber.stop()
+
+    await subscriber.run()
+    return taken
+
+
+TURNS = range(ROUNDS + 1)
+
+PEERS = ("bare", "bare, json", "bare, models", "ours")
+
+
+def play(peer: str, servers: str, group_: str, count: int) -> float:
+    """One peer in this process; CPU seconds."""
+    if peer == "ours":
+        return uvloop.run(ours(servers, group_, count))
+    parse: Callable[[bytes], object] = orjson.loads
+    if peer == "bare, json":
+        parse = json.loads
+    if peer == "bare, models":
+
+        def parse(value: bytes) -> object:
+            return Call.model_validate(orjson.loads(value)["data"])
+
+    return uvloop.run(bare(servers, group_, count, parse))
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in PEERS:
+        os.sched_setaffinity(0, {0})
+        print(play(arguments[0], arguments[1], arguments[2], int(arguments[3])))
+        return 0
+    count = int(arguments[0]) if arguments else EVENTS
+    found: dict[str, list[float]] = {peer: [] for peer in PEERS}
+    with (
+        tempfile.TemporaryDirectory(prefix="dialstream-bench-", dir="/var/tmp") as folder,
+        start_broker(Path(folder) / "broker") as broker,
+    ):
+        for topic in ("calls", *(f"rejects.{group(number, 'ours')}" for number in TURNS)):
+            broker.create_topic(PREFIX + topic)
+        print(f"{count} events of {fill(broker.servers, count)} bytes, {PARTITIONS} partitions")
+        for number in TURNS:
+            for peer in PEERS:
+                program = [sys.executable, "-m", "tests.bench.subscribe", peer, broker.servers]
+                done = subprocess.run(
+                    [*program, group(number, peer), str(count)],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    timeout=600,
+                )
+                if number:  # the first is for the broker to warm up
+                    found[peer].append(float(done.stdout.splitlines()[-1]))
+    show(found, count - _WARM_UP)
+    return 0
+
+
+def group(number: int, peer: str) -> str:
+    return f"g{number}-{PEERS.index(peer)}"
+
+
+def show(found: Mapping[str, Sequence[float]], count: int) -> None:
+    for peer, taken in found.items():
+        each = statistics.median(taken) / count * _US
+        ratios = [one / other for one, other in zip(taken, found["ours"], strict=True)]
+        middle = statistics.median(ratios)
+        print(
+            f"{peer:14} {each:6.1f} µs of CPU an event; ours does {middle:.2f} of its events "
+            f"for each second of CPU ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+        if peer == PEERS[0]:
+            print(f"{'':14} the aim is {AIM}: {'reached' if middle >= AIM else 'missed'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
