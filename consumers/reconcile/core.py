@@ -203,7 +203,7 @@ class Core:
                 self._threads[conversation.connection].forget(conversation.idents)
                 self._pairs.forget(conversation.connection, conversation.call_ids)
                 for name in (conversation.name, *conversation.merged_from):
-                    self._pairs.unknow(conversation.connection, name, conversation.numbers)
+                    self._pairs.lose(conversation.connection, name, conversation.numbers)
 
     @property
     def wake_ms(self) -> int | None:

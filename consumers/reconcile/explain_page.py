@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -46,10 +47,10 @@ _REASONS: Mapping[str, str] = {
 }
 
 _GATES: Mapping[str, str] = {
-    "numbers": "numbers",
-    "direction": "direction",
-    "start": "start within {gate:g} s",
-    "agreement": "start or duration tolerable",
+    "numbers": "the numbers are the same",
+    "direction": "the direction fits",
+    "start": "they start within {gate:g} s",
+    "agreement": "start or length is within its tolerance",
 }
 
 #: Field of a side → what it is called.
@@ -119,12 +120,12 @@ class Page:
         sides = leg.pushed, leg.recorded, leg.truth
         differing = {d["field"] for d in verdicts[-1]["data"]["differences"]} if verdicts else ()
         for name, called in FIELDS.items():
-            values = [shown(None if side is None else getattr(side, name)) for side in sides]
+            values = [_cell(None if side is None else getattr(side, name)) for side in sides]
             if any(each != "-" for each in values):
                 odd = name.replace("_ms", "_at") in differing or name in differing
                 style = "red" if odd else ""
                 table.add_row(Text(called, "dim"), *(Text(each, style) for each in values))
-        self._console.print(table)
+        self._console.print(Padding(table, (0, 0, 0, 2)))
 
     def _verdict(self, verdict: Mapping[str, Any], *, is_void: bool = False) -> None:
         data = verdict["data"]
@@ -191,25 +192,30 @@ class Page:
         elif not entry.is_pushed:
             calls = (None, entry.call)
         heads = (mine, theirs) if entry.is_pushed else (theirs, mine)
-        table = _table("", f"pushed: {heads[0]}", f"recorded: {heads[1]}", "")
-        gates = {} if rival is None else rival.edge.gates
-        tolerance_s = self._rules.start_tolerance_ms / 1000
+        table = _table("", f"pushed\n{heads[0]}", f"recorded\n{heads[1]}", "apart", "tolerated")
+        edge = None if rival is None else rival.edge
+        gates = {} if edge is None else edge.gates
+        start_ms = None if edge is None else edge.start_distance_ms
+        length_ms = None if edge is None else edge.duration_distance_ms
         rows = [
-            ("agent's number", ["-" if c is None else _number(c.agent_number) for c in calls], ""),
-            ("other number", ["-" if c is None else _number(c.other_number) for c in calls], ""),
-            ("direction", ["-" if c is None else c.direction for c in calls], ""),
+            ("agent's number", ["-" if c is None else _number(c.agent_number) for c in calls]),
+            ("other number", ["-" if c is None else _number(c.other_number) for c in calls]),
+            ("direction", ["-" if c is None else c.direction for c in calls]),
             (
                 "ended" if setup.from_end else "connected",
-                ["-" if c is None else shown(c.start_ms) for c in calls],
-                _apart(None if rival is None else rival.edge.start_distance_ms, tolerance_s),
+                [
+                    *("-" if c is None else _cell(c.start_ms) for c in calls),
+                    _apart(start_ms),
+                    _apart(None if start_ms is None else self._rules.start_tolerance_ms),
+                ],
             ),
             (
-                "length connected" if setup.from_connect else "whole length",
-                ["-" if c is None else _length(c.duration_ms) for c in calls],
-                _apart(
-                    None if rival is None else rival.edge.duration_distance_ms,
-                    self._tolerance_s(calls),
-                ),
+                "length" if setup.from_connect else "whole length",
+                [
+                    *("-" if c is None else _length(c.duration_ms) for c in calls),
+                    _apart(length_ms),
+                    "" if length_ms is None else f"{self._tolerance_s(calls):g} s",
+                ],
             ),
         ]
         shut = [
@@ -219,12 +225,10 @@ class Page:
             gates.get("start") is False,
             gates.get("agreement") is False,
         ]
-        for (called, values, apart), is_shut in zip(rows, shut, strict=True):
+        for (called, values), is_shut in zip(rows, shut, strict=True):
             style = "red" if is_shut else ""
-            table.add_row(
-                Text(called, "dim"), *(Text(each, style) for each in values), Text(apart, style)
-            )
-        self._console.print(table)
+            table.add_row(Text(called, "dim"), *(Text(each, style) for each in values))
+        self._console.print(Padding(table, (0, 0, 0, 2)))
 
     def _tolerance_s(self, calls: Iterable[Candidate | None]) -> float:
         lengths = [each.duration_ms for each in calls if each is not None]
@@ -234,20 +238,25 @@ class Page:
 
     def _rivals(self, sight: Sight) -> None:
         """Each with its gates, and how far apart the two are."""
-        setup = sight.setup
         if not sight.rivals:
             return
-        names = [text.format(gate=setup.rules.gate_ms / 1000) for text in _GATES.values()]
-        table = _table(f"at {sight.rivals[0].connection}", *names, "apart", "")
+        table = _table(f"at {sight.rivals[0].connection}", "start", "length", "gates", "")
         for each in sight.rivals:
-            told = [_GATE_WORDS[each.edge.gates[name]] for name in _GATES]
+            gates = each.edge.gates
+            shut = [name for name in _GATES if gates[name] is False]
+            untold = [f"{name} not told" for name in _GATES if gates[name] is None]
+            words = [f"shut: {', '.join(shut)}"] if shut else ["all open"]
             table.add_row(
                 _legs(each.call_ids),
-                *(Text(word, style) for word, style in told),
-                _distances(each),
+                _apart(each.edge.start_distance_ms),
+                _apart(each.edge.duration_distance_ms),
+                Text("; ".join(words + untold), "red" if shut else "green"),
                 Text(_what(each), "bold" if each.what in ("taken", "near") else "dim"),
             )
-        self._console.print(table)
+        self._console.print(Padding(table, (0, 0, 0, 2)))
+        gate_s = sight.setup.rules.gate_ms / 1000
+        gates_told = ", ".join(text.format(gate=gate_s) for text in _GATES.values())
+        self.say(f"Gates: {gates_told}.", style="dim", indent=2)
 
     def _why(self, sight: Sight) -> Iterable[str]:
         fate, rules = sight.entry.fate, sight.setup.rules
@@ -274,7 +283,7 @@ class Page:
                 f"None was chosen: to choose otherwise would cost less than {margin_s:g} s more."
             )
         elif fate.reason == "no_candidate":
-            yield "No call of the other side passes the gates."
+            yield "No call of the other side passes all gates."
         elif fate.reason is not None:
             yield f"It has none: {_REASONS.get(fate.reason, fate.reason)}."
 
@@ -313,18 +322,10 @@ class Page:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
         table.add_column(column)
     return table
-
-
-#: Of a gate: open, shut, or open for want of something to compare.
-_GATE_WORDS: Mapping[bool | None, tuple[str, str]] = {
-    True: ("yes", "green"),
-    False: ("no", "red"),
-    None: ("unknown", "dim"),
-}
 
 
 def _what(rival: Rival) -> str:
@@ -344,21 +345,8 @@ def _legs(call_ids: Sequence[str]) -> str:
     return call_ids[0] + more
 
 
-def _distances(rival: Rival) -> str:
-    edge = rival.edge
-    told = [
-        f"{name} {ms / 1000:g} s"
-        for name, ms in (
-            ("start", edge.start_distance_ms),
-            ("length", edge.duration_distance_ms),
-        )
-        if ms is not None
-    ]
-    return ", ".join(told)
-
-
-def _apart(ms: int | None, tolerance_s: float) -> str:
-    return "" if ms is None else f"{ms / 1000:g} s apart, tolerated are {tolerance_s:g}"
+def _apart(ms: int | None) -> str:
+    return "" if ms is None else f"{ms / 1000:g} s"
 
 
 def _number(number: str | None) -> str:
@@ -371,6 +359,12 @@ def _length(ms: int | None) -> str:
 
 def _short(time: str) -> str:
     return time[:19].replace("T", " ")
+
+
+def _cell(value: object) -> str:
+    """`shown` where there is little room: times to the second."""
+    text = shown(value)
+    return text[:19] if isinstance(value, int) else text
 
 
 def shown(value: object) -> str:

@@ -301,7 +301,7 @@ class Pairs:
         for number in numbers:
             self._having[connection, number].add(name)
 
-    def unknow(self, connection: str, name: str, numbers: Iterable[str]) -> None:
+    def lose(self, connection: str, name: str, numbers: Iterable[str]) -> None:
         for number in numbers:
             names = self._having.get((connection, number), set())
             names.discard(name)
@@ -402,7 +402,7 @@ class Pairs:
     def refresh(self, connection: str, name: str, legs: Sequence[Leg], clock_ms: int) -> set[str]:
         """A conversation has changed: what it comes to on the sides that it is on.
 
-        Returns the numbers on it that are to be kept for `know`.
+        Returns the numbers that stand on it, for `know`.
         """
         may_be: set[str] = set()
         for book in self._books.values():

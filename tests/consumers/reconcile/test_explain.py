@@ -141,14 +141,12 @@ def lines(out: str) -> list[str]:
 def test_a_match_is_told_from_either_side(explain: Explain, call_id: str) -> None:
     found = lines(explain(BOTH, call_id))
     assert "1. matched 2026-09-21 14:14:59 of 100: both sides tell the same" in found
-    assert "pushed: 100 at acme recorded: r1 at bots" in found
+    assert "100 at acme r1 at bots apart tolerated" in found
     assert "agent's number +1…0001 +1…0001" in found
-    assert (
-        "connected 2026-09-21 13:58:09.500 2026-09-21 13:58:10.000 0.5 s apart, tolerated are 15"
-    ) in found
-    assert "length connected 110 s 110 s 0 s apart, tolerated are 5.5" in found
+    assert "connected 2026-09-21 13:58:09 2026-09-21 13:58:10 0.5 s 15 s" in found
+    assert "length 110 s 110 s 0 s 5.5 s" in found
     other = "r1" if call_id == "100" else "100"
-    assert f"{other} yes yes yes yes start 0.5 s, length 0 s taken" in found
+    assert f"{other} 0.5 s 0 s all open taken" in found
     assert ("It is the one since there is no other choice that leaves nobody alone.") in found
     assert any("a verdict takes the word of acme" in line for line in found)
 
@@ -162,17 +160,17 @@ def test_the_next_best_choice_is_told_and_whose_the_others_are(explain: Explain)
     ]
     found = lines(explain(facts, "200"))
     # 200 connects at 13:58:29.5, r2 begins at 13:58:30; the other two at 13:58:09.5 and :10.
-    assert "r2 yes yes yes yes start 0.5 s, length 0 s taken" in found
-    assert "r1 yes yes yes no start 19.5 s, length 40 s cannot be it" in found
+    assert "r2 0.5 s 0 s all open taken" in found
+    assert "r1 19.5 s 40 s shut: agreement cannot be it" in found
     near: list[Fact] = [*BOTH, recorded("r2", T0 + 10 * SECOND, T0 + MINUTE)]
     found = lines(explain(near, "100"))
-    assert "r2 yes yes yes yes start 10.5 s, length 0 s another choice is better" in found
+    assert "r2 10.5 s 0 s all open another choice is better" in found
     assert (
         "It is the one since all distances together are least so. To choose otherwise would cost "
         "10 s more; 5 s are asked for."
     ) in found
     found = lines(explain(near, "r2"))
-    assert "100 yes yes yes yes start 10.5 s, length 0 s is that of r1" in found
+    assert "100 10.5 s 0 s all open is that of r1" in found
     assert "It has none: each call that it could be is another's." in found
 
 
@@ -191,10 +189,10 @@ def test_what_cannot_be_it_is_told_with_the_gate_that_is_shut(explain: Explain) 
         line.startswith("1. record_missing") and "pushed at acme, and bots has no record" in line
         for line in found
     )
-    assert "r2 no yes yes yes start 0.5 s, length 0 s cannot be it" in found
-    assert "r3 yes no yes yes start 0.5 s, length 0 s cannot be it" in found
-    assert "r1 yes yes no yes start 3600.5 s, length 0 s cannot be it" in found
-    assert "No call of the other side passes the gates." in found
+    assert "r2 0.5 s 0 s shut: numbers cannot be it" in found
+    assert "r3 0.5 s 0 s shut: direction cannot be it" in found
+    assert "r1 3600.5 s 0 s shut: start cannot be it" in found
+    assert "No call of the other side passes all gates." in found
     found = lines(explain(FAR, "r3"))
     assert any(
         line.startswith("1. push_missing") and "recorded at bots, and acme has pushed" in line
@@ -262,7 +260,7 @@ def test_of_several_legs_the_verdict_of_whichever_is_found(explain: Explain) -> 
     found = lines(explain(facts, "100"))
     assert "Its legs with that number are one call: 100, 101." in found
     assert any(line.startswith("1. matched 2026-09-21 14:14:59 of 101:") for line in found)
-    assert "pushed: 100 and 1 more at acme recorded: r1 at bots" in found
+    assert "100 and 1 more at acme r1 at bots apart tolerated" in found
 
 
 def test_as_data(explain: Explain) -> None:

@@ -1,5 +1,6 @@
 """`dialstream up` where one connection is pushed, and another one has records of the same calls."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +54,11 @@ def test_calls_that_two_connections_see_are_matched_and_it_goes_on_when_killed(
     alone = {lost["call_id"]: "push_missing"}
     wait_for(lambda: final(product), matched | alone, product)
     assert not [e for e in product.events("call") if e["via"] == "backfill"]
+    shown = product.run("explain", lost["call_id"])
+    assert shown.code == 0, shown.output
+    assert "1. push_missing" in shown.stdout
+    assert "recorded at bots, and acme has pushed no call that it could be" in shown.stdout
+    assert "+15551239999" not in shown.output
     product.kill()
 
     product.start()
@@ -62,6 +68,12 @@ def test_calls_that_two_connections_see_are_matched_and_it_goes_on_when_killed(
     both = {("acme", call["call_id"]) for call in dialpad.calls}
     both |= {("bots", str(int(call["call_id"]) + 10**6)) for call in dialpad.calls}
     wait_for(lambda: counterparts(product), both, product)
+    (told,) = json.loads(product.run("explain", late, "--json").stdout)
+    (pair_told,) = told["pairs"]
+    assert [each["call_ids"] for each in pair_told["candidates"] if each["what"] == "taken"] == [
+        [lost["call_id"]]
+    ]
+    assert [each["verdict"] for each in pair_told["verdicts"]] == ["late"]
     assert product.stop() == 0
 
 
