@@ -53,12 +53,13 @@ def complete(product: Product) -> set[str]:
 
 
 def wait_for(what: Callable[[], Any], wanted: Any, product: Product) -> None:
-    until = time.monotonic() + 90
+    until = time.monotonic() + 150
     while (found := what()) != wanted:
         assert time.monotonic() < until, f"{found}\n{product.stderr}"
         time.sleep(0.5)
 
 
+@pytest.mark.timeout(400)
 def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
     make_product: MakeProduct, dialpad: SmallDialpad
 ) -> None:
@@ -81,6 +82,13 @@ def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
     wanted |= {str(item["call_id"]): "late" for item in lost}
     wait_for(lambda: verdicts(product), wanted, product)
     wait_for(lambda: complete(product), set(wanted), product)
+
+    def measured() -> Any:
+        found = json.loads(product.run("completeness", "--json").stdout)["connections"]
+        return found.get("acme")
+
+    # A minute after the first verdict of the hour, which another process has given.
+    wait_for(measured, {"pushed": 6, "recorded": 6, "both": 6, "figure": 1.0}, product)
     assert product.stop() == 0
 
 
@@ -108,12 +116,3 @@ def test_what_became_of_calls_can_be_asked_for(
     assert told["pushed"] is None
     assert [each["verdict"] for each in told["verdicts"]] == ["push_missing"]
     assert product.run("explain", "12").code == 1
-
-    def measured() -> Any:
-        found = json.loads(product.run("completeness", "--json").stdout)["connections"]
-        return found.get("acme")
-
-    wait_for(measured, {"pushed": 2, "recorded": 3, "both": 2, "figure": round(2 / 3, 6)}, product)
-    shown = product.run("completeness", "--since", "1d")
-    assert shown.code == 1
-    assert "66.66 %" in shown.stdout
