@@ -21,6 +21,8 @@ rejects_app = typer.Typer(
     help="What is authentic and could not be read, or handled.", no_args_is_help=True
 )
 app.add_typer(rejects_app, name="rejects")
+quarantine_app = typer.Typer(help="What did not verify.", no_args_is_help=True)
+app.add_typer(quarantine_app, name="quarantine")
 
 ConnectionOption = Annotated[str | None, typer.Option(help="Only of this one.")]
 ReasonOption = Annotated[str | None, typer.Option(help="Only for this reason.")]
@@ -164,6 +166,67 @@ def rejects_redrive(
     wanted = Wanted(frozenset(ids or ()), connection, reason, since_ms, group, again=again)
     code = redrive(load_settings(config), wanted, dry_run=dry_run, as_json=as_json)
     raise typer.Exit(code)
+
+
+@quarantine_app.command("list")
+def quarantine_list(
+    connection: ConnectionOption = None,
+    since: SinceOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what did not verify, and why, as far as the secrets in the settings can tell.
+
+    Exits with 1 if there is something.
+    """
+    from consumers.instants import since as since_when
+    from ingest.commands.quarantine import Wanted, list_quarantine
+    from ingest.settings import load_settings
+
+    since_ms = 0 if since is None else since_when("--since", since)
+    wanted = Wanted(frozenset(), connection, since_ms)
+    raise typer.Exit(list_quarantine(load_settings(config), wanted, as_json=as_json))
+
+
+@quarantine_app.command("show")
+def quarantine_show(
+    ids: Annotated[list[str], typer.Argument(help="Ids, or what stands behind their last dash.")],
+    reveal: RevealOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what is known of a delivery that did not verify. Anybody may have made it up."""
+    from ingest.commands.quarantine import Wanted, show_quarantined
+    from ingest.settings import load_settings
+
+    wanted = Wanted(frozenset(ids))
+    settings = load_settings(config)
+    raise typer.Exit(show_quarantined(settings, wanted, reveal=reveal, as_json=as_json))
+
+
+@quarantine_app.command("requeue")
+def quarantine_requeue(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(help="Only these: ids, or what stands behind their last dash."),
+    ] = None,
+    connection: ConnectionOption = None,
+    since: SinceOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Verify again with the secrets that are in the settings now, and publish what verifies.
+
+    The rest stays. Exits with 1 if some of it does.
+    """
+    from consumers.instants import since as since_when
+    from ingest.commands.quarantine import Wanted, requeue
+    from ingest.settings import load_settings
+
+    since_ms = 0 if since is None else since_when("--since", since)
+    wanted = Wanted(frozenset(ids or ()), connection, since_ms)
+    raise typer.Exit(requeue(load_settings(config), wanted, dry_run=dry_run, as_json=as_json))
 
 
 @app.command()

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,16 +17,23 @@ import orjson
 import pybase64
 from msgspec.structs import asdict
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ingest.commands.reveal import readable
+from ingest.commands.work import (
+    AGAIN_S,
+    BATCH,
+    BATCH_BYTES,
+    PUBLISH_S,
+    progress_bar,
+    quietly,
+    waiting_in_spool,
+)
 from ingest.errors import ConfigError, PublishError, UnreadableError
 from ingest.eventlog.kinds import open_log, open_reader
 from ingest.eventlog.log import Publisher, Record, StoredRecord, records_of
 from ingest.eventlog.ownership import sole_owner
-from ingest.logs import setup_logs
 from ingest.providers import PROVIDERS
 from ingest.redrive import Kept, Redriver, Remade, Shelf, Shelved, StaysError, read_kept
 from ingest.rejects import group_topic, redriven_event, retry_request
@@ -40,13 +47,6 @@ ROLE = "redrive"
 
 #: In the table; the newest. Programs get all.
 _ROWS = 50
-
-#: What is published between two looks at whether that is durable; less than the log lets wait.
-_BATCH = 200
-_BATCH_BYTES = 8 * 1024 * 1024
-
-_PUBLISH_S = 30.0
-_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Wanted:
 
 def list_rejects(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
     """Print what there is; 1 if some of it is open. Raises ConfigError."""
-    with _quiet(settings):
+    with quietly(settings):
         shelf = asyncio.run(_read_shelf(settings, wanted))
     found = [line for line in shelf.found.values() if wanted.takes(line)]
     if as_json:
@@ -138,7 +138,7 @@ def _when(rfc3339: str) -> str:
 
 def show_reject(settings: Settings, wanted: Wanted, *, reveal: bool, as_json: bool) -> int:
     """Print what is known of those with an id; 1 if there are none. Raises ConfigError."""
-    with _quiet(settings):
+    with quietly(settings):
         shelf, last = asyncio.run(_read_bodies(settings, wanted))
     if not last:
         print("there is no such reject: `dialstream rejects list` shows their ids", file=sys.stderr)
@@ -202,13 +202,13 @@ class Redriven:
 def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, as_json: bool) -> int:
     """Publish what is readable now; 0 if nothing of what was wanted stays. Raises ConfigError."""
     work = _Redrive(settings, wanted)
-    with _quiet(settings):
+    with quietly(settings):
         if dry_run:
             code = run(work.count)
         else:
             with sole_owner(settings.eventlog.path, ROLE):
                 code = run(work.publish)
-    waiting = 0 if dry_run else _waiting(settings)
+    waiting = 0 if dry_run else waiting_in_spool(settings, ROLE)
     _report(work.done, wanted, dry_run=dry_run, waiting=waiting, as_json=as_json)
     return code or int(bool(work.done.stays or work.done.left or waiting))
 
@@ -225,16 +225,7 @@ class _Redrive:
         self._notes: list[Record] = []
         self._under_way = 0
         self._bytes = 0
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress_bar()
 
     async def count(self, stopping: Stopping) -> None:
         await self._go_through(stopping, None)
@@ -259,7 +250,7 @@ class _Redrive:
                     continue
                 wanted.discard(kept.key)
                 await self._take(stored, kept)
-                if self._under_way >= _BATCH or self._bytes >= _BATCH_BYTES:
+                if self._under_way >= BATCH or self._bytes >= BATCH_BYTES:
                     await self._store(publisher, stopping)
                 self._progress.update(bar, completed=self.done.wanted - len(wanted))
             await self._store(publisher, stopping)
@@ -304,13 +295,13 @@ class _Redrive:
             while publisher is not None and not await self._stored(publisher, records):
                 if stopping.asked:
                     return
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(AGAIN_S)
             records.clear()
         self.done.redriven += self._under_way
         self._under_way = self._bytes = 0
 
     async def _stored(self, publisher: Publisher, records: Sequence[Record]) -> bool:
-        deadline = asyncio.get_running_loop().time() + _PUBLISH_S
+        deadline = asyncio.get_running_loop().time() + PUBLISH_S
         try:
             for receipt in [publisher.publish([record]) for record in records]:
                 await receipt.wait(deadline)
@@ -396,11 +387,6 @@ async def _read_bodies(
     return shelf, last
 
 
-def _quiet(settings: Settings) -> AbstractContextManager[object]:
-    """Only what is wrong is said, on stderr."""
-    return closing(setup_logs(settings.logging.format, "error"))
-
-
 def _make_room(settings: Settings, topic: str) -> None:
     """Kafka's publisher knows our own topics, and those that have something in the spool."""
     if settings.eventlog.kind == "kafka":
@@ -413,13 +399,3 @@ def _make_room(settings: Settings, topic: str) -> None:
             raise ConfigError(
                 f"eventlog.path: {path} cannot be written ({error.strerror})"
             ) from None
-
-
-def _waiting(settings: Settings) -> int:
-    """Records that Kafka has not taken yet."""
-    if settings.eventlog.kind != "kafka":
-        return 0
-    from ingest.eventlog.spool import look_into, spool_folder  # noqa: PLC0415
-
-    found = look_into(spool_folder(settings.eventlog.path, ROLE))
-    return sum(topic.records for topic in found.values())

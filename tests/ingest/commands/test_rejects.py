@@ -5,6 +5,7 @@ Rejects of an earlier version are made by hand here: what they hold is readable 
 
 import asyncio
 import base64
+import fcntl
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -425,8 +426,6 @@ def test_nothing_is_said_to_be_nothing(make_product: MakeProduct) -> None:
 
 
 def test_a_second_redrive_at_the_same_time_is_refused(make_product: MakeProduct) -> None:
-    import fcntl
-
     product = make_product()
     product.data.mkdir()
     with Path(product.data, "redrive.lock").open("w") as lock:

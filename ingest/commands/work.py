@@ -1,0 +1,44 @@
+"""What commands share that work through something and publish it."""
+
+from contextlib import AbstractContextManager, closing
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ingest.logs import setup_logs
+from ingest.settings import Settings
+
+#: What is under way between two looks at whether it is durable; less than the log lets wait.
+BATCH, BATCH_BYTES = 200, 8 * 1024 * 1024
+
+#: How long a batch may take, in seconds, and the pause before it is tried again.
+PUBLISH_S, AGAIN_S = 30.0, 1.0
+
+
+def quietly(settings: Settings) -> AbstractContextManager[object]:
+    """In the block only what is wrong is said, on stderr."""
+    return closing(setup_logs(settings.logging.format, "error"))
+
+
+def progress_bar() -> Progress:
+    """On a terminal; elsewhere it is silent."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def waiting_in_spool(settings: Settings, role: str) -> int:
+    """Records that Kafka has not taken yet."""
+    if settings.eventlog.kind != "kafka":
+        return 0
+    from ingest.eventlog.spool import look_into, spool_folder  # noqa: PLC0415 - Kafka's is slow
+
+    found = look_into(spool_folder(settings.eventlog.path, role))
+    return sum(topic.records for topic in found.values())
