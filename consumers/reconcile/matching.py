@@ -283,6 +283,15 @@ class Field:
         self._calm: _Lanes = defaultdict(list)
         self._crowded: _Lanes = defaultdict(list)
 
+    @property
+    def reach_ms(self) -> int:
+        """What comes or goes decides hardly anything that starts farther away.
+
+        Whoever is pushed over by it moves on by as much as that costs, and all of it costs no more
+        than to leave two alone.
+        """
+        return _alone_ms(self._rules) * 5 // 4
+
     def put(self, legs: Sequence[Candidate], *, is_pushed: bool) -> set[str]:
         """Add a call of one leg or more; the ids of all that are in a crowd since.
 

@@ -56,10 +56,6 @@ from schemas.times import rfc3339
 #: come one after another, each with a look at the same ones, many are looked at together.
 MATCH_EVERY_MS = 1_000
 
-#: How far around a change is looked at first, in gates. What a change does ends with a call that
-#: costs more to move than to leave alone: hardly beyond half of that.
-_REACH = 2.5
-
 #: An entry is dropped so long after it is not judged any more: its counterpart goes last.
 _LINGER_MS = 3_600_000
 
@@ -534,10 +530,10 @@ class Pairs:
 
         If what has changed reaches farther than was looked, it is looked at from farther.
         """
-        gate_ms = book.setup.rules.gate_ms
-        reach_ms = round(_REACH * gate_ms)
+        gate_ms, reach_ms = book.setup.rules.gate_ms, book.field.reach_ms
         while True:
-            part = book.field.around(entry.ident, reach_ms)
+            # Those that may change, and as much around them that it is known what becomes of them.
+            part = book.field.around(entry.ident, 2 * reach_ms)
             pairing = book.field.assign(part, within_ms=0)
             if pairing is None:
                 joined = book.field.make_crowd([*part.pushed, *part.recorded])
@@ -546,11 +542,9 @@ class Pairs:
             fates = _fates(book, part, pairing)
             if part.is_whole:
                 return fates
-            if _ends_within(book, part, fates, reach_ms // 2, reach_ms - gate_ms):
+            if _ends_within(book, part, fates, reach_ms, 2 * reach_ms - gate_ms):
                 return {
-                    ident: fate
-                    for ident, fate in fates.items()
-                    if part.far_ms[ident] <= reach_ms // 2
+                    ident: fate for ident, fate in fates.items() if part.far_ms[ident] <= reach_ms
                 }
             reach_ms *= 2
 

@@ -1,5 +1,6 @@
 """A call that two connections see: which record is which call, and what is said of it when."""
 
+import random
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from consumers.reconcile.core import Core
 from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
 from consumers.reconcile.legs import Leg
-from consumers.reconcile.matching import PairRules
+from consumers.reconcile.matching import Field, PairRules
 from consumers.reconcile.pairs import Agent, Entry, PairSetup
 from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
@@ -764,3 +765,211 @@ def test_rules_of_a_pair_are_its_own() -> None:
         ("r1", "push_missing"),
         ("100", "record_missing"),
     ]
+
+
+# Many calls between the same two numbers, one after another.
+
+
+def busy_day(rng: random.Random, calls: int, every_s: float, gate_s: float) -> list[Fact]:
+    """Pushed as they end, listed five minutes later; some are lost, late, or told once more."""
+    facts: list[Fact] = [AGENT]
+    end_ms = T0
+    for nth in range(calls):
+        length_ms = round(rng.lognormvariate(4, 1) * 1000) + 11_000
+        end_ms += round(rng.expovariate(1 / every_s) * 1000) + 1
+        call_id, whole = f"{1000 + nth}", rng.random() > 0.04
+        if whole:
+            push = pushed(call_id, end_ms + 500, length_ms=length_ms)
+            push.at_ms += rng.choice([0, 0, 0, 0, round(gate_s * 1000)])
+            facts.append(push)
+        if not whole or rng.random() > 0.04:
+            off_ms = (
+                2 * SECOND + rng.randrange(500) + rng.choice([0, 0, 0, 0, 0, 0, 0, 40 * SECOND])
+            )
+            at_ms = (end_ms // (5 * MINUTE) + 1) * 5 * MINUTE + rng.choice([0, 0, 0, 7 * HOUR])
+            record_ms = max(0, length_ms - 10 * SECOND + rng.choice([0] * 7 + [HOUR]))
+            facts.append(recorded(f"r{nth}", end_ms + off_ms, at_ms, length_ms=record_ms))
+            if rng.random() < 0.05:
+                facts.append(
+                    recorded(f"r{nth}", end_ms + off_ms, at_ms + HOUR, length_ms=record_ms + SECOND)
+                )
+    return facts
+
+
+@given(st.integers(0, 10**9), st.sampled_from([4, 12, 30, 90]), st.sampled_from([20, 60, 300]))
+@settings(max_examples=8, deadline=None)
+def test_a_look_at_those_around_comes_to_the_same_as_one_at_all(
+    seed: int, every_s: int, gate_s: int
+) -> None:
+    """What each call was matched with when it came, against all at once in the end."""
+    setup = PairSetup(pushed="acme", recorded="bots", rules=PairRules(gate_ms=gate_s * SECOND))
+    store = Memory()
+    core = new_core(store, connections=["acme", "bots"], judged={}, pairs=[setup])
+    facts = busy_day(random.Random(seed), 80, every_s, gate_s)
+    history(core, facts, UNTIL)
+    field = Field(setup.rules)
+    for entry in store.entry.values():
+        field.put(entry.legs, is_pushed=entry.is_pushed)
+    for entry in store.entry.values():
+        assert entry.fate is not None
+        assert (entry.fate.reason == "too_many") is field.is_crowd(entry.ident)
+        if field.is_crowd(entry.ident):
+            continue
+        pairing = field.assign(field.around(entry.ident, 10**15))
+        assert pairing is not None
+        matches = {match.pushed: match.recorded for match in pairing.matched}
+        matches |= {match.recorded: match.pushed for match in pairing.matched}
+        groups = [{*group.pushed, *group.recorded} for group in pairing.ambiguous]
+        if entry.ident in matches:
+            assert (entry.fate.kind, entry.fate.others) == ("matched", [matches[entry.ident]])
+        elif any(entry.ident in group for group in groups):
+            assert (entry.fate.kind, entry.fate.reason) == ("ambiguous", "near_tie")
+        else:
+            assert entry.fate.kind == "alone"
+
+
+# Whatever providers say.
+
+
+def test_a_record_without_numbers_is_no_business_of_the_pair() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, T0 + MINUTE, internal=who(None), external=who(None)),
+        read(T0, T0 + HOUR),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "record_missing", 1, "not_listed")]
+
+
+def test_a_record_whose_caller_is_withheld_is_that_of_a_push_that_does_not_know_it_either() -> None:
+    nobody = who(None, withheld=True)
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0, external=nobody),
+        recorded("r1", T0, T0 + MINUTE, external=nobody),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
+
+
+def test_a_record_without_times_says_so() -> None:
+    clockless = recorded(
+        "r1", T0, T0 + MINUTE, started_at=None, ended_at=None, total_duration_s=60.0
+    )
+    facts: list[Fact] = [AGENT, pushed("100", T0), clockless, read(T0, T0 + HOUR)]
+    found = final(history(pair_core(), facts))
+    assert {call: (d["verdict"], d["reason"]) for call, d in found.items()} == {
+        "100": ("record_missing", "not_listed"),
+        "r1": ("push_missing", "no_clock"),
+    }
+
+
+def test_a_record_that_ends_before_it_starts_is_compared_by_its_start() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, T0 + MINUTE, ended_at=T0 - HOUR, total_duration_s=None),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "mismatch", 1, "connected_duration_s")]
+
+
+def test_a_negative_duration_is_a_duration() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, T0 + MINUTE, total_duration_s=-110.0),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "mismatch", 1, "connected_duration_s")]
+
+
+TEN_YEARS = 3_652 * 24 * HOUR
+
+
+def test_a_clock_that_is_ten_years_ahead_is_nobodys() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0 + TEN_YEARS, T0 + MINUTE),
+        read(T0, T0 + HOUR),
+    ]
+    store = Memory()
+    core = pair_core(store)
+    assert {call: d["verdict"] for call, d in final(history(core, facts)).items()} == {
+        "100": "record_missing",
+        "r1": "push_missing",
+    }
+    core.advance(T0 + 80 * HOUR)
+    assert store.entry == {}
+
+
+def test_a_record_that_changes_its_number_leaves_its_call_and_finds_another() -> None:
+    facts: list[Fact] = [
+        listed(CENTRE, OTHER_CENTRE),
+        pushed("100", T0),
+        pushed("200", T0, number=OTHER_CENTRE),
+        recorded("r1", T0, T0 + MINUTE),
+        read(T0 + HOUR, T0 + HOUR),
+        recorded("r1", T0, T0 + 2 * HOUR, number=OTHER_CENTRE, outcome="answered"),
+    ]
+    out = history(pair_core(), facts)
+    assert {call: (d["verdict"], d["recorded_call_id"]) for call, d in final(out).items()} == {
+        "100": ("record_missing", None),
+        "200": ("late", "r1"),
+    }
+    assert rows(out)["bots", "r1"]["counterparts"] == [{"connection": "acme", "call_id": "200"}]
+
+
+def test_a_crowd_that_grows_revises_what_was_said_before() -> None:
+    core = pair_core()
+    out = history(core, [AGENT, pushed("100", T0), recorded("r0", T0, T0)], T0 + HOUR)
+    assert told(out) == [("100", "matched", 1, None)]
+    late = [recorded(f"r{nth}", T0 + nth * SECOND, T0 + HOUR) for nth in range(1, 66)]
+    out += history(core, late, T0 + 3 * HOUR)
+    found = final(out)
+    assert (found["100"]["verdict"], found["100"]["reason"]) == ("ambiguous", "too_many")
+    assert found["100"]["revises"] == of_pair(out)[0]["id"]
+    assert len(found) == 67
+    assert {data["verdict"] for data in found.values()} == {"ambiguous"}
+    assert rows(out)["acme", "100"]["counterparts"] == []
+
+
+@st.composite
+def odd_facts(draw: st.DrawFn) -> list[Fact]:
+    """A few calls of which anything may be missing, absurd, or told otherwise later."""
+    facts: list[Fact] = [AGENT, read(T0, T0 + HOUR), read(T0 + 6 * HOUR, T0 + 6 * HOUR)]
+    moments = st.sampled_from([None, T0, T0 - MINUTE, T0 + MINUTE, T0 + TEN_YEARS, T0 - 2 * HOUR])
+    lengths = st.sampled_from([None, 0.0, -1.0, 110.0, 1e9])
+    numbers = st.sampled_from([None, CENTRE, OTHER_CENTRE, CALLER])
+    for nth in range(draw(st.integers(1, 8))):
+        make = draw(st.sampled_from([pushed, recorded]))
+        end_ms = T0 + draw(st.sampled_from([0, SECOND, MINUTE, HOUR]))
+        at_ms = end_ms + draw(st.sampled_from([0, MINUTE, 3 * HOUR]))
+        odd: dict[str, Any] = {
+            "started_at": draw(moments),
+            "connected_at": draw(moments),
+            "ended_at": draw(moments),
+            "total_duration_s": draw(lengths),
+            "direction": draw(st.sampled_from(["inbound", "outbound", "internal", "unknown"])),
+            "internal": who(draw(numbers)),
+            "external": who(draw(numbers)),
+            "outcome": draw(st.sampled_from(["answered", "missed", None])),
+        }
+        odd = {name: odd[name] for name in draw(st.sets(st.sampled_from(sorted(odd)), max_size=4))}
+        call_id = f"{'' if make is pushed else 'r'}{100 + draw(st.integers(0, 3))}"
+        if make is pushed:
+            facts.append(pushed(call_id, at_ms, ident=f"p{nth}", **odd))
+        else:
+            facts.append(recorded(call_id, end_ms, at_ms, **{**odd, "ident": f"r{nth}"}))
+    return facts
+
+
+@given(odd_facts(), st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_they_say_each_call_has_one_verdict_at_most_and_the_same_in_any_order(
+    facts: list[Fact], data: st.DataObject
+) -> None:
+    out = written(pair_core(), facts)
+    found = final(out)
+    for side in ("pushed", "recorded"):
+        ids = [each[f"{side}_call_id"] for each in found.values() if each[f"{side}_call_id"]]
+        assert len(ids) == len(set(ids))
+    assert written(pair_core(), data.draw(st.permutations(facts))) == out
