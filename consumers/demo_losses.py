@@ -96,12 +96,17 @@ class Losses:
         pushed = sum(words[word] for word in _PUSHED)
         recorded = pushed + words["push_missing"]
         if recorded:
-            text = Text().append(f"{recorded:,}", "bold").append(" calls judged: ", "dim")
+            calls = " call judged: " if recorded == 1 else " calls judged: "
+            text = Text().append(f"{recorded:,}", "bold").append(calls, "dim")
             text.append(_percent(pushed, recorded), "bold").append(" pushed to their end, ", "dim")
             whole = min(pushed + mended, recorded)
             yield text.append(_percent(whole, recorded), "bold").append(" on the stream", "dim")
         if found < dropped:
             yield Text(f"{dropped - found:,} not found yet: that takes some 20 s", "dim")
+        if found:
+            call_id = [*self._found][-1]
+            text = Text().append(f"dialstream explain {call_id}", "bold")
+            yield text.append(" shows what was found of the last one", "dim")
 
 
 def _percent(part: int, whole: int) -> str:

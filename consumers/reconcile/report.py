@@ -113,8 +113,8 @@ def _why_nothing(settings: Settings) -> str:
     judged = judged_connections(settings)
     if not judged:
         return (
-            "Nothing is compared: no connection is both pushed (secrets, or a websocket) and read "
-            "back (api_key)."
+            "By these settings nothing is compared: no connection is both pushed (secrets, or a "
+            "websocket) and read back (api_key)."
         )
     minutes = round(settings.reconcile.settle_s / 60)
     return (

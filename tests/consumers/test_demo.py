@@ -117,6 +117,11 @@ def test_the_demo_shows_three_providers_and_how_a_lost_ending_is_found_and_mende
         if event["data"]["call_id"].endswith(mended[0])
     ]
     assert endings == ["backfill"]
+    asked = re.search(r"^dialstream (explain) (\d+) shows", rest, re.MULTILINE)
+    assert asked
+    explained = product.run(*asked.groups())
+    assert explained.code == 0
+    assert "push_missing" in explained.stdout
     # A second one goes on with the same data directory, and judges nothing of the first one.
     with demo(product) as process:
         told = told_until(process, r"call\.recorded +dev_line ", r"verdict\.push_missing +dev ")

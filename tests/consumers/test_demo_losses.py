@@ -57,7 +57,8 @@ def test_a_dropped_ending_is_told_of_three_times() -> None:
     )
     assert summary(losses) == [
         "1 dropped on purpose   1 found   1 mended   18 to 18 s after the call",
-        "1 calls judged: 0.0 % pushed to their end, 100 % on the stream",
+        "1 call judged: 0.0 % pushed to their end, 100 % on the stream",
+        "dialstream explain 5000000000001101 shows what was found of the last one",
     ]
 
 
@@ -72,6 +73,7 @@ def test_what_was_not_found_yet_is_not_said_to_be() -> None:
         "2 dropped on purpose   1 found   0 mended   17 to 17 s after the call",
         "18 calls judged: 94.4 % pushed to their end, 94.4 % on the stream",
         "1 not found yet: that takes some 20 s",
+        "dialstream explain 5000000000001101 shows what was found of the last one",
     ]
 
 
@@ -91,7 +93,7 @@ def test_the_verdict_that_holds_counts() -> None:
     hear(losses, verdict("push_missing", "12"))
     hear(losses, verdict("late", "12"))
     hear(losses, verdict("record_missing", "13"))
-    assert summary(losses)[1] == "1 calls judged: 100 % pushed to their end, 100 % on the stream"
+    assert summary(losses)[1] == "1 call judged: 100 % pushed to their end, 100 % on the stream"
 
 
 def test_all_is_well_is_not_worth_a_line() -> None:

@@ -127,4 +127,4 @@ def test_where_nothing_was_measured_it_says_why(product: Product) -> None:
 
     assert "(acme). Each is measured 15 min after its end" in said()
     product.configure({"connections": {"acme": {"provider": "dialpad", "secrets": [SECRET]}}})
-    assert said().startswith("Nothing is compared: no connection is both pushed")
+    assert said().startswith("By these settings nothing is compared:")
