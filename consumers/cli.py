@@ -246,6 +246,41 @@ def reconcile(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def sink(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be told; tell nothing.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: of events since 2026-09-21, or of so long: 24h, 7d."),
+    ] = None,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="With --dry-run: whole numbers, and names.")
+    ] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Tell DialedIn what its rules ask for: whom not to call, whom we missed. A second stands by.
+
+    With --dry-run everything since then is shown that a rule makes something of (24h if --since
+    does not say), whether it was told before or not.
+    """
+    from consumers.instants import since as since_when
+    from ingest.settings import load_settings
+
+    if not dry_run:
+        if since is not None or reveal or as_json:
+            raise typer.BadParameter("only with --dry-run", param_hint="--since, --reveal, --json")
+        from consumers.sinks.dialedin.role import sink_alone
+
+        raise typer.Exit(ingest_cli.run_alone(sink_alone, config))
+    from consumers.sinks.dialedin.dry_run import show_commands
+
+    since_ms = since_when("--since", since or "24h")
+    raise typer.Exit(show_commands(load_settings(config), since_ms, reveal=reveal, as_json=as_json))
+
+
+@app.command()
 def completeness(
     since: Annotated[
         str, typer.Option(help="2026-09-21, 2026-09-21T14:00:00Z, or so long ago: 24h, 7d.")

@@ -72,4 +72,8 @@ def other_roles(settings: Settings) -> list[Callable[[Service], Coroutine[None, 
 
         if is_on(settings):
             roles.append(reconcile)
+    if any(connection.sink.rules for connection in settings.connections.values()):
+        from consumers.sinks.dialedin.role import sink  # noqa: PLC0415
+
+        roles.append(sink)
     return roles

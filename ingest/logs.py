@@ -287,6 +287,28 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "A handler (-: something else) keeps the event loop from turning; heartbeats wait, too.",
         "group handler seconds where",
     ),
+    "sink_told": ("A provider has done what it was told.", "connection action outcome"),
+    "sink_refused": (
+        "Numbers that it cannot take: none of +1; the event is among the group's rejects.",
+        "connection rule count",
+    ),
+    "sink_failed": (
+        "A provider said no; it is tried again, and then the event is among the group's rejects.",
+        "connection action said",
+    ),
+    "sink_waits": (
+        "A provider, or our disk, is away: nothing is lost, and it is tried until it is there.",
+        "connection reason said retry_in_s",
+    ),
+    "sink_stopped": (
+        "A provider refuses our token or account: tried again after a while, and at SIGHUP.",
+        "connection detail said retry_in_s",
+    ),
+    "sink_resumed": ("It takes them again.", "connection"),
+    "sink_ledger_lost": (
+        "What was told before cannot be read: leads are looked for, the rest is told again.",
+        "path error",
+    ),
     "unexpected_error": ("A fault of ours.", "error where logger role connection"),
     "library": (
         "A library has something to say; one line in 10 s of each kind.",

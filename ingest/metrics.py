@@ -440,6 +440,21 @@ SUBSCRIPTION_DRIFT = Gauge(
     registry=REGISTRY,
 )
 
+SINK_COMMANDS = Counter(
+    "dialstream_sink_commands",
+    "What a provider was told, and what came of it: ok, duplicate, found (a lead that was there), "
+    "no_lead (to be updated), repeat (told before), failed (it said no; tried again).",
+    ["connection", "action", "outcome"],
+    registry=REGISTRY,
+)
+SINK_PASSED_OVER = Counter(
+    "dialstream_sink_passed_over",
+    "Events that a rule makes nothing of, by the reason; not_plus_one: numbers that the provider "
+    "cannot take, which are among the group's rejects.",
+    ["connection", "rule", "reason"],
+    registry=REGISTRY,
+)
+
 LOG_LINES_DROPPED = Counter(
     "dialstream_log_lines_dropped",
     "Log lines that nobody took from us in time.",

@@ -1,0 +1,1 @@
+"""What we tell other systems of what is on the stream."""
