@@ -15,10 +15,12 @@ from typing import Any, cast
 
 import pytest
 
+from consumers.subscribe import RejectError, Subscriber
 from ingest.eventlog.kinds import open_log, open_reader
 from ingest.eventlog.log import Record, StoredRecord, records_of
 from ingest.rejects import group_reject, group_topic, is_retry_request, reject_event
-from ingest.settings import load_settings
+from ingest.settings import Settings, load_settings
+from schemas.call import Call
 from schemas.event import Event
 from schemas.times import rfc3339
 from tests.conftest import MakeProduct
@@ -43,21 +45,25 @@ def make(request: pytest.FixtureRequest, make_product: MakeProduct, topic_prefix
             settings |= settings_for(cluster, topic_prefix)
         made = make_product(settings=settings)
         if request.param == "kafka":
-            ran = made.run("topics", "create", "--group", "crm", timeout_s=120)
-            assert ran.code in (0, 1), ran.output
+            for group in ("crm", "billing"):
+                made.run("topics", "create", "--group", group, timeout_s=120)
         return made
 
     return product
+
+
+def settings_of(product: Product) -> Settings:
+    """As its own processes have them, whatever folder this one is in."""
+    settings = load_settings(product.config, {})
+    eventlog = settings.eventlog.model_copy(update={"path": product.data})
+    return settings.model_copy(update={"eventlog": eventlog})
 
 
 def put(product: Product, *records: Record) -> None:
     """Straight onto the log."""
 
     async def publish() -> None:
-        settings = load_settings(product.config, {})
-        settings = settings.model_copy(
-            update={"eventlog": settings.eventlog.model_copy(update={"path": product.data})}
-        )
+        settings = settings_of(product)
         if settings.eventlog.kind == "kafka":
             for topic in {record.topic for record in records}:
                 (product.data / "spool" / "test" / topic).mkdir(parents=True, exist_ok=True)
@@ -70,12 +76,8 @@ def put(product: Product, *records: Record) -> None:
 
 def on_log(product: Product, topic: str) -> list[StoredRecord]:
     async def read() -> list[StoredRecord]:
-        settings = load_settings(product.config, {})
-        settings = settings.model_copy(
-            update={"eventlog": settings.eventlog.model_copy(update={"path": product.data})}
-        )
         found: list[StoredRecord] = []
-        async with open_reader(settings, [topic]) as reader:
+        async with open_reader(settings_of(product), [topic]) as reader:
             while True:
                 more = await reader.fetch(wait_s=0.2)
                 found += more
@@ -358,6 +360,66 @@ def test_a_groups_rejects_go_to_that_group_only_and_to_it_as_they_were(make: Mak
     assert counts(redriven(product, "--group", "crm")) == (2, 2, 2)
     assert listed(product, "--group", "crm") == []
     assert listed(product) == [], "ours are another matter"
+
+
+async def test_a_subscriber_handles_what_it_is_asked_to_again_and_no_other_group_does(
+    make: Make,
+) -> None:
+    product = await asyncio.to_thread(make)
+    legs = [str(new_leg()) for _ in range(3)]
+    bodies = [sign(call(int(leg), 0)) for leg in legs]
+    records = [record for body in bodies for record in records_of(rejected(body))]
+    await asyncio.to_thread(put, product, *records)
+    assert counts(await asyncio.to_thread(redriven, product)) == (3, 3, 3)
+
+    crm, billing = (
+        Subscriber(group, settings=settings_of(product)) for group in ("crm", "billing")
+    )
+    handled: list[tuple[str, str]] = []
+    knows_customers = False
+
+    @crm.on(Call)
+    async def file_in_crm(call: Call) -> None:
+        if call.call_id == legs[1] and not knows_customers:
+            raise RejectError("no_customer")
+        handled.append(("crm", call.call_id))
+
+    @billing.on(Call)
+    async def bill(call: Call) -> None:
+        handled.append(("billing", call.call_id))
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(120):
+            while len(handled) < count:  # noqa: ASYNC110 - three of these lists are waited for
+                await asyncio.sleep(0.05)
+
+    async def given_up(times: int) -> None:
+        async with asyncio.timeout(120):
+            while True:
+                lines = await asyncio.to_thread(listed, product, "--group", "crm")
+                if lines and lines[0]["times"] == times:
+                    break
+        assert [(line["reason"], line["connection"]) for line in lines] == [("no_customer", "acme")]
+
+    async def ask_again() -> None:
+        assert counts(await asyncio.to_thread(redriven, product, "--group", "crm")) == (1, 1, 1)
+
+    running = [asyncio.create_task(one.run()) for one in (crm, billing)]
+    try:
+        await until(5)
+        await given_up(1)
+        await ask_again()
+        await given_up(2)
+        knows_customers = True
+        await ask_again()
+        await until(6)
+    finally:
+        crm.stop()
+        billing.stop()
+        await asyncio.gather(*running)
+    assert sorted(handled) == sorted((g, leg) for g in ("crm", "billing") for leg in legs)
+    assert handled[-1] == ("crm", legs[1])
+    assert await asyncio.to_thread(listed, product, "--group", "crm") == []
 
 
 def leg_of(record: StoredRecord) -> int:
