@@ -31,7 +31,7 @@ _COUNTS: Mapping[str, tuple[int, int, int]] = {
 }
 
 
-class Share(Struct, gc=False, frozen=True, kw_only=True):
+class Share(Struct, gc=False, frozen=True, kw_only=True, array_like=True):
     """What one call adds to its hour."""
 
     hour_ms: int

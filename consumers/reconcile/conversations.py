@@ -5,9 +5,10 @@ id that is named is a node, seen or not, and the smallest one of a set is its na
 does not depend on the order in which links become known.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import orjson
 from msgspec import Struct
 
 from consumers.reconcile.facts import NOBODY, CallFact
@@ -79,6 +80,8 @@ def ledger_row(
 ) -> dict[str, Any]:
     """`schemas.conversation.Conversation` of these legs as it stands at ``clock_ms``.
 
+    Its keys are in order, but for those of what was read back of it.
+
     Times and lengths are those of the provider's record where there is one, states those of the
     pushes.
     """
@@ -87,46 +90,79 @@ def ledger_row(
             legs, key=lambda leg: (leg.truth.started_ms or leg.first_at_ms, by_size(leg.call_id))
         )
     sides = [leg.truth for leg in legs]
-    over = all(side.settled for side in sides)
-    ended_ms = _greatest([side.ended_ms for side in sides]) if over else None
-    started_ms = _least([side.started_ms for side in sides])
-    connected_ms = _least([side.connected_ms for side in sides])
-    direction = next((s.direction for s in sides if s.direction != "unknown"), "unknown")
-    external = next((s.external for s in sides if s.external != NOBODY), NOBODY)
-    settled_ms = _greatest([leg.ended_ms for leg in legs])
+    whole = _united(sides)
+    started_ms, ended_ms = whole.started_ms, whole.ended_ms
     total_s = None
     if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
         total_s = (ended_ms - started_ms) / 1000
-    facts = [fact for leg in legs for fact in leg.telling]
+    settled_ms = _greatest([leg.ended_ms for leg in legs])
+    facts = [fact for leg in legs for fact in leg.told.beside]
     return {
-        "conversation_id": name,
         "call_ids": [leg.call_id for leg in legs],
-        "legs": [leg.row for leg in legs],
-        "direction": direction,
-        "external": party(external),
-        "started_at": _time(started_ms),
-        "connected_at": _time(connected_ms),
-        "ended_at": _time(ended_ms),
-        "outcome": _outcome(sides) if over else None,
-        "talk_duration_s": _talk_s(sides) if over else None,
-        "total_duration_s": total_s,
-        "recordings": _recordings(facts),
-        "voicemail": _last(facts, "voicemail"),
-        "transcript": _last(facts, "transcript"),
-        "recap": _last(facts, "recap"),
-        "flags": sorted({*flags, *(flag for leg in legs for flag in leg.flags)}),
-        "verdicts": sorted({*verdicts, *(leg.verdicts[-1].id for leg in legs if leg.verdicts)}),
+        "complete": whole.settled and settled_ms is not None and clock_ms >= settled_ms + settle_ms,
+        "connected_at": _time(whole.connected_ms),
+        "conversation_id": name,
         "counterparts": [
-            {"connection": each.connection, "call_id": each.call_id}
+            {"call_id": each.call_id, "connection": each.connection}
             for each in (sorted(set(counterparts)) if counterparts else ())
         ],
+        "direction": whole.direction,
+        "ended_at": _time(ended_ms),
+        "external": party(whole.external),
+        "flags": sorted({*flags, *(flag for leg in legs for flag in leg.flags)}),
+        "legs": [leg.row for leg in legs],
+        "merged_from": sorted(merged_from, key=by_size) if merged_from else [],
+        "outcome": whole.outcome,
+        "recap": _last(facts, "recap"),
+        "recordings": _recordings(facts),
         "seen_by": [
             {"connection": connection, "via": via}
-            for connection, via in sorted(set().union(*[leg.seen_by for leg in legs]))
+            for connection, via in sorted(set().union(*[leg.told.seen_by for leg in legs]))
         ],
-        "merged_from": sorted(merged_from, key=by_size) if merged_from else [],
-        "complete": over and settled_ms is not None and clock_ms >= settled_ms + settle_ms,
+        "started_at": _time(started_ms),
+        "talk_duration_s": whole.talk_duration_s,
+        "total_duration_s": total_s,
+        "transcript": _last(facts, "transcript"),
+        "verdicts": sorted({*verdicts, *(leg.verdicts[-1].id for leg in legs if leg.verdicts)}),
+        "voicemail": _last(facts, "voicemail"),
     }
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """A ledger row as canonical JSON."""
+    in_order = not any(row[name] for name in _FOREIGN)
+    return orjson.dumps(row, option=None if in_order else orjson.OPT_SORT_KEYS)
+
+
+#: What is told in the provider's words: in its order of keys.
+_FOREIGN = ("recordings", "voicemail", "transcript", "recap")
+
+
+def _united(sides: Sequence[Side]) -> Side:
+    """What the legs come to together; how it ended only once all of them are over."""
+    over = all(side.settled for side in sides)
+    if len(sides) == 1:
+        (one,) = sides
+        connected_ms, started_ms, ended_ms = one.connected_ms, one.started_ms, one.ended_ms
+        direction, external, outcome = one.direction, one.external, one.outcome
+    else:
+        connected_ms = _least([side.connected_ms for side in sides])
+        started_ms = _least([side.started_ms for side in sides])
+        ended_ms = _greatest([side.ended_ms for side in sides])
+        direction = next((s.direction for s in sides if s.direction != "unknown"), "unknown")
+        external = next((s.external for s in sides if s.external != NOBODY), NOBODY)
+        found = {side.outcome for side in sides}
+        outcome = next((each for each in _OUTCOMES if each in found), None)
+    return Side(
+        direction=direction,
+        external=external,
+        started_ms=started_ms,
+        connected_ms=connected_ms,
+        ended_ms=ended_ms if over else None,
+        outcome=outcome if over else None,
+        talk_duration_s=_talk_s(sides) if over else None,
+        settled=over,
+    )
 
 
 def complete_at_ms(legs: Sequence[Leg], settle_ms: int) -> int | None:
@@ -148,13 +184,6 @@ _OUTCOMES = (
     "unanswered",
     "unknown",
 )
-
-
-def _outcome(sides: Sequence[Side]) -> str | None:
-    if len(sides) == 1:
-        return sides[0].outcome
-    found = {side.outcome for side in sides}
-    return next((outcome for outcome in _OUTCOMES if outcome in found), None)
 
 
 def _talk_s(sides: Sequence[Side]) -> float | None:
@@ -180,6 +209,8 @@ def _recordings(facts: Sequence[CallFact]) -> list[Any]:
 
 def _last(facts: Sequence[CallFact], name: str) -> Any:
     """What was told last of an artefact. Transcripts and recaps come in parts; richest wins."""
+    if not facts:
+        return None
     told = [
         (fact.time_ms, fact.id, getattr(fact.call, name))
         for fact in facts

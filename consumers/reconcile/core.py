@@ -12,17 +12,23 @@ from typing import Literal, Protocol, TypeAlias
 import orjson
 from msgspec import Struct
 
+from consumers.reconcile.agents import Agent
 from consumers.reconcile.completeness import (
     HOUR_MS,
     Hour,
-    Share,
     completeness_event,
     share_of,
 )
-from consumers.reconcile.conversations import Threads, complete_at_ms, ledger_row
+from consumers.reconcile.conversations import (
+    Threads,
+    complete_at_ms,
+    encode_row,
+    ledger_row,
+)
+from consumers.reconcile.entries import Entry, PairSetup
 from consumers.reconcile.facts import CallFact, Fact, Mark, ms_of
 from consumers.reconcile.legs import ARTEFACTS, BACKFILLED, Leg
-from consumers.reconcile.pairs import Agent, Entry, Pairs, PairSetup, standing
+from consumers.reconcile.pairs import Pairs, standing
 from consumers.reconcile.verdicts import (
     LIST_NOT_READ,
     Judgement,
@@ -50,7 +56,7 @@ Key: TypeAlias = tuple[str, str]
 """Connection, and what it is within it."""
 
 
-class Conversation(Struct, kw_only=True):
+class Conversation(Struct, kw_only=True, array_like=True):
     """What is remembered of a conversation beside its legs."""
 
     connection: str
@@ -214,11 +220,13 @@ class Core:
 
     def _take_call(self, fact: CallFact) -> None:
         key = (fact.connection, fact.call.call_id)
-        leg = self._store.leg(key)
-        if self._is_frozen(key):
+        found = self._found(key)
+        if found is not None and self._is_too_old(found):
             # Whoever writes a row of it now may not know all that it was made of.
             self.too_late += 1
             return
+        # Every leg is in a conversation.
+        leg = None if found is None else self._store.leg(key)
         if leg is None:
             if began_ms(fact) < max(self.floor_ms, self.clock_ms - self._window_ms):
                 # Its earlier facts are gone: a row of this one alone would hide the whole one.
@@ -227,6 +235,8 @@ class Core:
             leg = Leg(connection=key[0], call_id=key[1], provider=fact.provider)
         if not leg.add(fact):
             return
+        if fact.connection not in self._judged:
+            leg.value = None  # nobody mends it
         conversation = self._join(leg, fact)
         conversation.heard_ms = self.clock_ms
         if conversation.complete and not _may_follow(fact):
@@ -279,9 +289,9 @@ class Core:
     def _join(self, leg: Leg, fact: CallFact) -> Conversation:
         """Link a leg to all that the fact names."""
         call = fact.call
-        names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
-        if not names:
+        if call.conversation_id == leg.call_id and not call.related_call_ids:
             return self._conversation(leg)
+        names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
         threads = self._threads[leg.connection]
         flags = []
         for ident in sorted(names):
@@ -306,13 +316,15 @@ class Core:
 
     def _is_frozen(self, key: Key) -> bool:
         """Whether its conversation is too old to be touched any more."""
-        name = self._threads[key[0]].name(key[1])
-        found = self._store.conversation((key[0], name))
-        return (
-            found is not None
-            and found.heard_ms > 0
-            and found.heard_ms < self.clock_ms - self._window_ms
-        )
+        found = self._found(key)
+        return found is not None and self._is_too_old(found)
+
+    def _is_too_old(self, conversation: Conversation) -> bool:
+        return 0 < conversation.heard_ms < self.clock_ms - self._window_ms
+
+    def _found(self, key: Key) -> Conversation | None:
+        """The conversation that an id belongs to."""
+        return self._store.conversation((key[0], self._threads[key[0]].name(key[1])))
 
     def _conversation(self, leg: Leg) -> Conversation:
         key = (leg.connection, self._threads[leg.connection].name(leg.call_id))
@@ -366,8 +378,9 @@ class Core:
             for call_id in conversation.call_ids
             if (leg := self._store.leg((key[0], call_id))) is not None
         ]
-        found = self._pairs.refresh(key[0], key[1], legs, due_ms)
-        conversation.numbers = sorted({*conversation.numbers, *found})
+        if key[0] in self._paired:
+            found = self._pairs.refresh(key[0], key[1], legs, due_ms)
+            conversation.numbers = sorted({*conversation.numbers, *found})
         verdicts, counterparts = standing(legs)
         row = ledger_row(
             conversation.name,
@@ -380,16 +393,15 @@ class Core:
             counterparts=counterparts,
         )
         conversation.complete = row["complete"]
-        encoded = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+        encoded = encode_row(row)
         said = digest_of_bytes(encoded)
         if said != conversation.said:
             conversation.said = said
-            ident = ":".join(map(id_part, (key[0], conversation.name, said)))
             self._write(
                 derived_event(
                     key[0],
                     "conversation.updated",
-                    f"conversation:{ident}",
+                    f"conversation:{key[0]}:{id_part(conversation.name)}:{said}",
                     subject=f"conversation/{conversation.name}",
                     key=f"{key[0]}/{conversation.name}",
                     at_ms=due_ms,
@@ -404,6 +416,9 @@ class Core:
         if complete_ms is not None and complete_ms + ROW_EVERY_MS > due_ms:
             conversation.wake_ms = complete_ms + ROW_EVERY_MS
             self._wake("row", key, conversation.wake_ms)
+        if conversation.complete:
+            for leg in legs:
+                leg.settle()
         self._store.put_conversation(conversation)
 
     # Verdicts
@@ -467,13 +482,15 @@ class Core:
             None if push is None else push.talk_duration_s,
             None if record is None else record.talk_duration_s,
         )
-        if leg.share is not None and leg.share.hour_ms != share.hour_ms:
-            self._measure_later(leg.connection, leg.share, -1)
-        elif leg.share is not None:
-            self._hour(leg.connection, share.hour_ms).add(leg.share, -1)
-        leg.share = share
-        self._measure_later(leg.connection, share, 1)
         hour = self._hour(leg.connection, share.hour_ms)
+        if leg.share is not None:
+            before = hour
+            if leg.share.hour_ms != share.hour_ms:
+                before = self._hour(leg.connection, leg.share.hour_ms)
+                self._measure_later(before)
+            before.add(leg.share, -1)
+        leg.share = share
+        hour.add(share)
         if judgement.reason == LIST_NOT_READ and not hour.list_told:
             hour.list_told = True
             self._tell_gap(hour, "records", hour.hour_ms, hour.hour_ms + HOUR_MS, LIST_NOT_READ)
@@ -481,7 +498,7 @@ class Core:
             hour.lose(started_ms, self.clock_ms if leg.ended_ms is None else leg.ended_ms)
             if not hour.gap_told:
                 self._tell_lost(hour)
-        self._store.put_hour(hour)
+        self._measure_later(hour)
 
     def _tell_lost(self, hour: Hour) -> None:
         """Of calls that were not pushed: once they are too many, and when the hour is over."""
@@ -503,13 +520,12 @@ class Core:
             )
         )
 
-    def _measure_later(self, connection: str, share: Share, times: int) -> None:
-        hour = self._hour(connection, share.hour_ms)
-        hour.add(share, times)
-        due_ms = max(self.clock_ms + HOUR_EVERY_MS, hour.hour_ms + HOUR_MS + self._rules.settle_ms)
+    def _measure_later(self, hour: Hour) -> None:
+        """It has changed."""
         if hour.wake_ms is None:
-            hour.wake_ms = due_ms
-            self._wake("hour", (connection, str(hour.hour_ms)), due_ms)
+            over_ms = hour.hour_ms + HOUR_MS + self._rules.settle_ms
+            hour.wake_ms = max(self.clock_ms + HOUR_EVERY_MS, over_ms)
+            self._wake("hour", (hour.connection, str(hour.hour_ms)), hour.wake_ms)
         self._store.put_hour(hour)
 
     def _hour(self, connection: str, hour_ms: int) -> Hour:

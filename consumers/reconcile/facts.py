@@ -7,7 +7,7 @@ log, and whoever reads it again finds the same one.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import msgspec
@@ -23,7 +23,7 @@ LATE_MS = 10_000
 TOPICS: Sequence[str] = ("calls", "checkpoints", "directory")
 
 
-class Who(Struct, frozen=True, gc=False):
+class Who(Struct, frozen=True, gc=False, omit_defaults=True):
     """A party of a call, see `schemas.base.Party`."""
 
     kind: str | None = None
@@ -38,7 +38,7 @@ class Who(Struct, frozen=True, gc=False):
 NOBODY = Who()
 
 
-class CallData(Struct, gc=False):
+class CallData(Struct, gc=False, omit_defaults=True):
     """What `schemas.call.Call` says, but for what nobody here asks for."""
 
     call_id: str
@@ -68,7 +68,7 @@ class CallData(Struct, gc=False):
     recap: dict[str, Any] | None = None
 
 
-class CallFact(Struct, gc=False, kw_only=True):
+class CallFact(Struct, gc=False, kw_only=True, array_like=True):
     """One event about a leg."""
 
     #: The event's.
@@ -226,4 +226,7 @@ def _at_ms(stored: StoredRecord, recorded_ms: int) -> int:
 
 def ms_of(instant: datetime) -> int:
     """Milliseconds since 1970."""
-    return round(instant.timestamp() * 1000)
+    return (instant - _EPOCH) // _MS
+
+
+_EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)

@@ -4,13 +4,13 @@ Everything here is a function of the set of a leg's facts; the order in which th
 their clocks and nowhere else.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from datetime import datetime
-from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Generic, Self, TypeVar, overload
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from consumers.reconcile.completeness import Share
 from consumers.reconcile.facts import NOBODY, CallFact, Who, ms_of
@@ -65,19 +65,19 @@ class Side(Struct, gc=False, kw_only=True):
     settled_at_ms: int | None = None
 
 
-class Given(Struct, gc=False, frozen=True):
+class Given(Struct, gc=False, frozen=True, array_like=True):
     """A verdict that was given."""
 
     n: int
     word: str
     #: The event's.
     id: str
-    #: Of what it says, but for `n` and what it revises.
+    #: Of what it says.
     digest: str
     at_ms: int
 
 
-class Paired(Struct, gc=False, kw_only=True):
+class Paired(Struct, gc=False, kw_only=True, array_like=True):
     """What was said of a leg together with another connection, see `pairs`."""
 
     #: Of the latest verdict in its own name: its number, its id, and digest of what it says.
@@ -92,7 +92,41 @@ class Paired(Struct, gc=False, kw_only=True):
     was_absent: bool = False
 
 
-class Leg(Struct, kw_only=True, dict=True):
+class Told(Struct):
+    """What the facts of a leg tell beside how it went."""
+
+    #: Connection and channel of everything that was heard of it.
+    seen_by: set[tuple[str, str]] = set()
+    #: (provider's clock, state) of all that was told of it, but for its records.
+    states: set[tuple[int, str]] = set()
+    #: Those that tell of what is beside the call: recordings, transcripts, …
+    beside: list[CallFact] = []
+    flags: list[str] = []
+
+
+T = TypeVar("T")
+
+
+class _remembered(Generic[T]):  # noqa: N801 - used as `cached_property` is, which takes a lock
+    """A property that is worked out once, and kept in the object's dictionary."""
+
+    def __init__(self, work_out: Callable[[Any], T]) -> None:
+        self._work_out = work_out
+        self._name = work_out.__name__
+        self.__doc__ = work_out.__doc__
+
+    @overload
+    def __get__(self, thing: None, kind: type) -> Self: ...
+    @overload
+    def __get__(self, thing: object, kind: type) -> T: ...
+    def __get__(self, thing: object | None, kind: type) -> Self | T:
+        if thing is None:
+            return self
+        found = thing.__dict__[self._name] = self._work_out(thing)
+        return found
+
+
+class Leg(Struct, kw_only=True, dict=True, array_like=True):
     """A leg and all that is known of it. Facts come in by `add`, never by hand.
 
     What they come to is worked out when somebody asks, and remembered until there is another one.
@@ -101,8 +135,10 @@ class Leg(Struct, kw_only=True, dict=True):
     connection: str
     call_id: str
     provider: str
-    #: By (at_ms, id), each id once.
+    #: By (at_ms, id), each id once; without their values.
     facts: list[CallFact] = []
+    #: The latest record's event as it stands on the log, until nothing has to be mended any more.
+    value: bytes | None = None
     #: Whether there were more than MAX_FACTS.
     surplus: bool = False
     #: Within the connection, oldest first.
@@ -125,20 +161,34 @@ class Leg(Struct, kw_only=True, dict=True):
             return False
         if len(facts) >= MAX_FACTS:
             changes, self.surplus = not self.surplus, True
-            self.__dict__.pop("flags", None)
+            self.__dict__.pop("told", None)
             return changes
         ids.add(fact.id)
+        value = fact.value
+        if value is not None:
+            fact = replace(fact, value=None)
         facts.append(fact)
         if len(facts) > 1 and _place(fact) < _place(facts[-2]):
             facts.sort(key=_place)
         # What one side says stays as it was when the other one tells more.
-        kept = ("_ids", "pushed" if fact.is_record else "recorded")
+        is_record = fact.is_record
+        kept = ("_ids", "pushed", "ending_came") if is_record else ("_ids", "recorded")
         said = {name: self.__dict__[name] for name in kept if name in self.__dict__}
         self.__dict__.clear()
         self.__dict__.update(said)
+        if is_record and fact is next(each for each in reversed(facts) if each.is_record):
+            self.value = value
+        if self.ending_came:
+            self.value = None
         return True
 
-    @cached_property
+    def settle(self) -> None:
+        """Forget what was worked out, and what would be needed to mend it: little may follow."""
+        self.__dict__.clear()
+        if self.mended:
+            self.value = None
+
+    @_remembered
     def _ids(self) -> set[str]:
         return {fact.id for fact in self.facts}
 
@@ -147,18 +197,18 @@ class Leg(Struct, kw_only=True, dict=True):
         """The log's clock when it was first heard of."""
         return self.facts[0].at_ms
 
-    @cached_property
+    @_remembered
     def pushed(self) -> Side | None:
         """What the pushes say; None if there was none."""
         facts = [fact for fact in self.facts if is_push(fact)]
         return _merged(facts) if facts else None
 
-    @cached_property
+    @_remembered
     def ending_came(self) -> bool:
         """Whether its ending itself was pushed. A later push may know of it all the same."""
         return any(fact.what in ENDINGS and is_push(fact) for fact in self.facts)
 
-    @cached_property
+    @_remembered
     def recorded(self) -> Side | None:
         """What the provider's own record says, the latest of them; None if there is none."""
         facts = [fact for fact in self.facts if fact.is_record]
@@ -170,14 +220,14 @@ class Leg(Struct, kw_only=True, dict=True):
             side.settled_at_ms = min(fact.at_ms for fact in facts if _ends(fact))
         return side
 
-    @cached_property
+    @_remembered
     def truth(self) -> Side:
         """The leg as the ledger has it: the record's word where it has one, else the pushes'.
 
         Endings that were published in the place of lost ones count as pushes.
         """
         push, record = self.pushed, self.recorded
-        if self.mended or any(fact.via == "backfill" for fact in self.facts):
+        if any(fact.via == "backfill" for fact in self.facts):
             facts = [fact for fact in self.facts if is_push(fact) or fact.id.endswith(BACKFILLED)]
             push = _merged(facts) if facts else None
         if push is None or record is None or not record.settled:
@@ -185,12 +235,11 @@ class Leg(Struct, kw_only=True, dict=True):
         taken = copy(push)
         _overlay(taken, record)
         taken.settled = True
-        taken.settled_at_ms = min(
-            side.settled_at_ms for side in (push, record) if side.settled_at_ms is not None
-        )
+        if taken.settled_at_ms is None or taken.settled_at_ms > (record.settled_at_ms or 0):
+            taken.settled_at_ms = record.settled_at_ms
         return taken
 
-    @cached_property
+    @_remembered
     def ended_ms(self) -> int | None:
         """When it ended; not after we had heard of it, whatever the provider's clock says."""
         return ended_ms(self.truth) if self.truth.settled else None
@@ -203,47 +252,58 @@ class Leg(Struct, kw_only=True, dict=True):
                 return side.started_ms
         return None
 
-    @cached_property
+    @_remembered
     def row(self) -> Mapping[str, Any]:
-        """`schemas.conversation.Leg`."""
+        """`schemas.conversation.Leg`, its keys in order."""
         side = self.truth
-        states = {(fact.time_ms, fact.what) for fact in self.facts if not fact.is_record}
         return {
             "call_id": self.call_id,
             "connection": self.connection,
-            "target": party(side.target),
-            "states": [{"state": what, "at": rfc3339(at_ms)} for at_ms, what in sorted(states)],
+            "hold_duration_s": side.hold_duration_s,
             "outcome": side.outcome,
             "ring_duration_s": side.ring_duration_s,
+            "states": [
+                {"at": rfc3339(at_ms), "state": what} for at_ms, what in sorted(self.told.states)
+            ],
             "talk_duration_s": side.talk_duration_s,
-            "hold_duration_s": side.hold_duration_s,
+            "target": party(side.target),
             "total_duration_s": side.total_duration_s,
         }
 
-    @cached_property
-    def seen_by(self) -> set[tuple[str, str]]:
-        """Connection and channel of everything that was heard of it."""
-        return {(fact.connection, fact.via) for fact in self.facts}
+    @_remembered
+    def told(self) -> Told:
+        """What its facts tell beside how it went on either side."""
+        told = Told()
+        for fact in self.facts:
+            told.seen_by.add((fact.connection, fact.via))
+            if not fact.is_record:
+                told.states.add((fact.time_ms, fact.what))
+            if fact.is_beside:
+                told.beside.append(fact)
+        told.flags += _flags(self)
+        return told
 
-    @cached_property
-    def telling(self) -> Sequence[CallFact]:
-        """The facts that tell of what is beside the call: recordings, transcripts, …"""
-        return [fact for fact in self.facts if fact.is_beside]
-
-    @cached_property
+    @property
     def flags(self) -> Sequence[str]:
         """What is odd about its facts; nothing is dropped for it."""
-        return list(_flags(self))
+        return self.told.flags
 
 
 def _place(fact: CallFact) -> tuple[int, str]:
     return fact.at_ms, fact.id
 
 
-@lru_cache(maxsize=4096)  # the same people come again and again
 def party(who: Who) -> Mapping[str, Any]:
-    """`schemas.base.Party`."""
-    return {name: getattr(who, name) for name in Who.__struct_fields__}
+    """`schemas.base.Party`, its keys in order."""
+    return {
+        "email": who.email,
+        "id": who.id,
+        "kind": who.kind,
+        "name": who.name,
+        "number": who.number,
+        "number_raw": who.number_raw,
+        "withheld": who.withheld,
+    }
 
 
 def ended_ms(side: Side) -> int:
@@ -256,11 +316,10 @@ def ended_ms(side: Side) -> int:
 
 def is_push(fact: CallFact) -> bool:
     """Whether the provider has told it by itself, and of the call."""
-    return (
-        not fact.is_record
-        and fact.via in ("webhook", "websocket", "notification", "replay")
-        and not fact.id.endswith(BACKFILLED)
-    )
+    return fact.what != "recorded" and fact.via in _PUSHED_VIA and not fact.id.endswith(BACKFILLED)
+
+
+_PUSHED_VIA = frozenset({"webhook", "websocket", "notification", "replay"})
 
 
 def _ends(fact: CallFact) -> bool:
@@ -276,13 +335,11 @@ def _merged(facts: Sequence[CallFact]) -> Side:
     An ending counts as later than what is no ending, whatever its clock says; an artefact does
     not know better than what was told of the call itself.
     """
-    if len(facts) == 1:
-        side = _side(facts[0])
-    else:
-        first, *others = sorted(facts, key=_rank)
-        side = _side(first)
-        for fact in others:
-            _overlay(side, _side(fact))
+    if len(facts) > 1:
+        facts = sorted(facts, key=_rank)
+    side = _side(facts[0])
+    for fact in facts[1:]:
+        _overlay(side, _side(fact))
     endings = [fact for fact in facts if _ends(fact)]
     if endings:
         side.settled = True
@@ -328,27 +385,34 @@ def _overlay(side: Side, later: Side) -> None:
     """Put what ``later`` says in the place of what was said before."""
     for name in _SAID:
         value = getattr(later, name)
-        if value not in _UNSAID:
+        if value is not None and value != "unknown":
+            setattr(side, name, value)
+    for name in _PARTIES:
+        value = getattr(later, name)
+        if value != NOBODY:
             setattr(side, name, value)
 
 
-_UNSAID = (None, "unknown", NOBODY)
+_PARTIES = ("external", "internal", "target")
 
-#: What a side says of the call itself.
-_SAID = tuple(name for name in Side.__struct_fields__ if not name.startswith("settled"))
+#: What a side says of the call itself beside its parties.
+_SAID = tuple(
+    name
+    for name in Side.__struct_fields__
+    if name not in _PARTIES and not name.startswith("settled")
+)
 
 
 def _flags(leg: Leg) -> Iterator[str]:
     endings = [fact for fact in leg.facts if fact.what in ENDINGS and is_push(fact)]
-    if endings:
+    if endings and len(leg.facts) > 1:
         first = min((fact.time_ms, fact.id) for fact in endings)
         if any(
             fact.what == "connected" and is_push(fact) and (fact.time_ms, fact.id) > first
             for fact in leg.facts
         ):
             yield "impossible_order"
-        ends = {fact.call.ended_at for fact in endings} - {None}
-        if len(ends) > 1:
+        if len(endings) > 1 and len({fact.call.ended_at for fact in endings} - {None}) > 1:
             yield "second_ending"
     for fact in leg.facts:
         call = fact.call

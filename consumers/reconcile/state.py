@@ -6,7 +6,9 @@ the file finds everything again on the log.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -14,10 +16,11 @@ import apsw
 import msgspec
 import structlog
 
+from consumers.reconcile.agents import Agent
 from consumers.reconcile.completeness import Hour
 from consumers.reconcile.core import Conversation, Key, Kind, Watermark
+from consumers.reconcile.entries import Entry
 from consumers.reconcile.legs import Leg
-from consumers.reconcile.pairs import Agent, Entry
 from ingest.eventlog.log import Place, Record
 from ingest.eventlog.segments import make_folder
 
@@ -25,26 +28,58 @@ log = structlog.get_logger()
 
 T = TypeVar("T", Leg, Conversation, Hour, Entry, Agent)
 
-#: Things that are kept at hand; the others are looked up when somebody asks for them.
-MAX_AT_HAND = 20_000
+#: So many things of a kind are kept at hand, or twice as many; the others are looked up when
+#: somebody asks for them.
+MAX_AT_HAND = 5_000
+
+#: So many records are one row of the outbox.
+_OUTBOX_ROW = 100
 
 _SCHEMA = """
 create table if not exists things (
     kind text, connection text, ident text, wake_ms integer, clock_ms integer, value blob,
     primary key (kind, connection, ident)
 ) without rowid;
-create index if not exists waking on things (kind, wake_ms) where wake_ms is not null;
-create index if not exists aging on things (kind, clock_ms);
+create index if not exists aging on things (clock_ms) where kind = 'conversation';
 create table if not exists positions (
     topic text, partition integer, position integer, primary key (topic, partition)
 ) without rowid;
-create table if not exists outbox (
-    nth integer primary key, topic text, key blob, value blob, headers blob
-);
+create table if not exists outbox (nth integer primary key, value blob);
 create table if not exists notes (name text primary key, value blob) without rowid;
 """
 
+
+_SELECT = "select value from things where kind = ? and connection = ? and ident = ?"
 _DELETE = "delete from things where kind = ? and connection = ? and ident = ?"
+
+
+class Sieve:
+    """Tells of nearly all keys that were never added, in some bytes a key, that they were not.
+
+    A look at the file for each new call would cost as much as all that is made of it.
+    """
+
+    def __init__(self, keys: Collection[Key]) -> None:
+        self._slots = bytearray(1 << max(16, (len(keys) * 16).bit_length()))
+        self._mask = len(self._slots) - 1
+        #: So many more may be added until too many others seem to be there.
+        self._room = len(self._slots) // 8
+        for key in keys:
+            self.add(key)
+
+    @property
+    def is_full(self) -> bool:
+        return self._room < 0
+
+    def add(self, key: Key) -> None:
+        if key not in self:
+            bits = hash(key)
+            self._slots[bits & self._mask] = self._slots[(bits >> 32) & self._mask] = 1
+            self._room -= 1
+
+    def __contains__(self, key: Key) -> bool:
+        bits = hash(key)
+        return bool(self._slots[bits & self._mask] and self._slots[(bits >> 32) & self._mask])
 
 
 class Shelf(Generic[T]):
@@ -53,25 +88,34 @@ class Shelf(Generic[T]):
     def __init__(self, db: apsw.Connection, kind: type[T]) -> None:
         self._db = db
         self._name = kind.__name__.lower()
-        self._decode: Callable[[bytes], T] = msgspec.json.Decoder(kind).decode
-        self._at_hand: dict[Key, T | None] = {}
+        self._decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(kind).decode
+        #: Those that somebody has asked for lately, and before that.
+        self._at_hand: dict[Key, T] = {}
+        self._aside: dict[Key, T] = {}
         #: Those that have changed since the last commit; None: it is gone.
         self._changed: dict[Key, T | None] = {}
+        self._sieve = self._new_sieve()
 
     def get(self, key: Key) -> T | None:
         """The one object that stands for it, until the next commit."""
-        if key in self._at_hand:
-            return self._at_hand[key]
-        row = self._db.execute(
-            "select value from things where kind = ? and connection = ? and ident = ?",
-            (self._name, *key),
-        ).get
-        found = None if row is None else self._decode(row)
-        self._at_hand[key] = found
+        found = self._at_hand.get(key)
+        if found is not None:
+            return found
+        found = self._aside.pop(key, None)
+        if found is None and key in self._sieve and key not in self._changed:
+            value = self._db.execute(_SELECT, (self._name, *key)).get
+            found = None if value is None else self._decode(value)
+        if found is not None:
+            self._at_hand[key] = found
         return found
 
-    def put(self, key: Key, thing: T | None) -> None:
+    def put(self, key: Key, thing: T) -> None:
         self._at_hand[key] = self._changed[key] = thing
+
+    def remove(self, key: Key) -> None:
+        self._at_hand.pop(key, None)
+        self._aside.pop(key, None)
+        self._changed[key] = None
 
     def waking(self) -> Iterator[tuple[int, Key]]:
         """When something becomes due, and of what."""
@@ -87,14 +131,15 @@ class Shelf(Generic[T]):
         for connection, ident, value in self._db.execute(
             "select connection, ident, value from things where kind = ?", (self._name,)
         ):
-            key = connection, ident
-            if key not in self._changed:
-                yield self._at_hand.get(key) or self._decode(value)
+            known: Key = (connection, ident)
+            if known not in self._changed:
+                yield self._at_hand.get(known) or self._aside.get(known) or self._decode(value)
 
     def drop(self, keys: Sequence[Key]) -> None:
         """Within a transaction: nobody asks for these any more."""
         for key in keys:
             self._at_hand.pop(key, None)
+            self._aside.pop(key, None)
         self._db.executemany(
             _DELETE, [(self._name, connection, ident) for connection, ident in keys]
         )
@@ -103,12 +148,14 @@ class Shelf(Generic[T]):
         """Within a transaction: what has changed."""
         gone: list[tuple[str, str, str]] = []
         rows: list[tuple[str, str, str, int | None, int, bytes]] = []
-        for (connection, ident), thing in self._changed.items():
+        for key, thing in self._changed.items():
+            connection, ident = key
             if thing is None:
                 gone.append((self._name, connection, ident))
             else:
-                value = msgspec.json.encode(thing)
+                value = _encode(thing)
                 rows.append((self._name, connection, ident, thing.wake_ms, clock_ms, value))
+                self._sieve.add(key)
         if gone:
             self._db.executemany(_DELETE, gone)
         if rows:
@@ -118,7 +165,18 @@ class Shelf(Generic[T]):
         """The transaction is over."""
         self._changed.clear()
         if len(self._at_hand) > MAX_AT_HAND:
-            self._at_hand.clear()
+            self._at_hand, self._aside = {}, self._at_hand
+        if self._sieve.is_full:
+            self._sieve = self._new_sieve()
+
+    def _new_sieve(self) -> Sieve:
+        return Sieve(
+            [
+                *self._db.execute(
+                    "select connection, ident from things where kind = ?", (self._name,)
+                )
+            ]
+        )
 
 
 class State:
@@ -174,7 +232,7 @@ class State:
         self._conversations.put((conversation.connection, conversation.name), conversation)
 
     def drop_conversation(self, key: Key) -> None:
-        self._conversations.put(key, None)
+        self._conversations.remove(key)
 
     def hour(self, key: Key) -> Hour | None:
         return self._hours.get(key)
@@ -189,7 +247,7 @@ class State:
         self._entries.put(entry.key, entry)
 
     def drop_entry(self, key: Key) -> None:
-        self._entries.put(key, None)
+        self._entries.remove(key)
 
     def agents(self) -> Iterator[Agent]:
         return self._agents.all()
@@ -226,13 +284,9 @@ class State:
     def outbox(self) -> list[Record]:
         """What is still to be written, in its order. Some of it may be there already."""
         return [
-            Record(topic, key, value, tuple((name, bytes.fromhex(text)) for name, text in headers))
-            for topic, key, value, headers in (
-                (topic, key, value, msgspec.json.decode(headers))
-                for topic, key, value, headers in self._db.execute(
-                    "select topic, key, value, headers from outbox order by nth"
-                )
-            )
+            record
+            for (value,) in self._db.execute("select value from outbox order by nth")
+            for record in _decode_records(value)
         ]
 
     def commit(
@@ -252,15 +306,10 @@ class State:
             )
             self._db.execute("delete from outbox")
             self._db.executemany(
-                "insert into outbox (topic, key, value, headers) values (?, ?, ?, ?)",
+                "insert into outbox (value) values (?)",
                 [
-                    (
-                        record.topic,
-                        record.key,
-                        record.value,
-                        msgspec.json.encode([(name, each.hex()) for name, each in record.headers]),
-                    )
-                    for record in out
+                    (_encode(out[first : first + _OUTBOX_ROW]),)
+                    for first in range(0, len(out), _OUTBOX_ROW)
                 ],
             )
             self._set_notes({"clock_ms": clock_ms, "watermarks": watermarks})
@@ -302,7 +351,7 @@ class State:
             "and clock_ms >= ? and clock_ms < ?",
             (from_ms, to_ms),
         ):
-            yield msgspec.json.decode(value, type=Conversation)
+            yield _decode_conversation(value)
 
     def _set_notes(self, notes: Mapping[str, object]) -> None:
         self._db.executemany(
@@ -311,13 +360,32 @@ class State:
         )
 
 
+_KINDS: Sequence[type[Any]] = (Leg, Conversation, Hour, Entry, Agent)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_conversation = msgspec.msgpack.Decoder(Conversation).decode
+_decode_records = msgspec.msgpack.Decoder(list[Record]).decode
+
+
 def _open(path: Path) -> apsw.Connection:
-    """Raises CorruptError if the file is damaged anywhere."""
+    """Raises CorruptError if the file is damaged anywhere, or is of another shape than ours."""
     db = apsw.Connection(str(path))
+    db.pragma("page_size", 8192)
     db.pragma("journal_mode", "wal")
     db.pragma("synchronous", "normal")
-    db.execute(_SCHEMA)
-    if db.execute("pragma quick_check(1)").get != "ok":
+    is_new = db.execute("select count(*) from sqlite_master").get == 0
+    if not is_new and (
+        db.pragma("user_version") != _shape() or db.execute("pragma quick_check(1)").get != "ok"
+    ):
         db.close()
         raise apsw.CorruptError
+    db.execute(_SCHEMA)
+    db.pragma("user_version", _shape())
     return db
+
+
+@lru_cache
+def _shape() -> int:
+    """Changes with what is remembered: fields are told apart by their place."""
+    kinds = repr(msgspec.inspect.multi_type_info([*_KINDS, Record]))
+    return zlib.crc32((_SCHEMA + kinds).encode()) & 0x7FFF_FFFF

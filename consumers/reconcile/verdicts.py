@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from consumers.reconcile.legs import Given, Leg, Side, ended_ms, is_push
 from ingest.derived import derived_event
+from ingest.fields import by_size
 from schemas.event import Event, digest, id_part
 from schemas.times import rfc3339
 
@@ -71,10 +72,12 @@ def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | 
     push, record = leg.pushed, leg.recorded
     if record is not None and not record.settled:
         record = None  # what still runs is no witness
-    sides = [side for side in (push, record) if side is not None and side.settled]
-    if not sides:
+    end_ms = None if push is None or not push.settled else ended_ms(push)
+    if record is not None:
+        recorded_ms = ended_ms(record)
+        end_ms = recorded_ms if end_ms is None else min(end_ms, recorded_ms)
+    if end_ms is None:
         return _unsettled(leg, clock_ms, rules)
-    end_ms = min(map(ended_ms, sides))
     if clock_ms < end_ms + rules.settle_ms:
         return Wait(end_ms + rules.settle_ms)
     if record is None:
@@ -168,15 +171,14 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
 
     ``at_ms``: the log's clock at which it became due.
     """
-    push, record = leg.pushed, leg.recorded
-    sides = [side for side in (record, push) if side is not None]
-    started_ms = next((side.started_ms for side in sides if side.started_ms is not None), None)
-    has_push, has_record = push is not None, record is not None and record.settled
+    record, started_ms = leg.recorded, leg.started_ms
+    has_record = record is not None and record.settled
+    last = leg.verdicts[-1] if leg.verdicts else None
     data: dict[str, Any] = {
         "verdict": judgement.word,
         "call_id": leg.call_id,
         "conversation_id": conversation_hint(leg),
-        "pushed_call_id": leg.call_id if has_push else None,
+        "pushed_call_id": None if leg.pushed is None else leg.call_id,
         "recorded_call_id": leg.call_id if has_record else None,
         "pushed_connection": leg.connection,
         "recorded_connection": leg.connection,
@@ -184,16 +186,16 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
         "reason": judgement.reason,
         "differences": judgement.differences,
         "candidates": [],
+        "n": 1,
+        "revises": None,
     }
-    said = digest(data)
-    last = leg.verdicts[-1] if leg.verdicts else None
-    if last is not None and last.digest == said:
-        return None
-    n = 1 if last is None else last.n + 1
-    data |= {"n": n, "revises": None if last is None else last.id}
-    ident = ":".join(
-        map(id_part, (leg.connection, leg.call_id, leg.connection, str(n), digest(data)))
-    )
+    if last is not None:
+        data |= {"n": last.n, "revises": leg.verdicts[-2].id if last.n > 1 else None}
+        if digest(data) == last.digest:
+            return None
+        data |= {"n": last.n + 1, "revises": last.id}
+    n, said = data["n"], digest(data)
+    ident = f"{leg.connection}:{id_part(leg.call_id)}:{leg.connection}:{n}:{said}"
     event = derived_event(
         leg.connection,
         f"verdict.{judgement.word}",
@@ -208,9 +210,7 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
 
 def conversation_hint(leg: Leg) -> str:
     """The smallest id that its facts name, by length and then text."""
-    return min(
-        (fact.call.conversation_id for fact in leg.facts), key=lambda text: (len(text), text)
-    )
+    return min({fact.call.conversation_id for fact in leg.facts}, key=by_size)
 
 
 def mended_ending(leg: Leg, at_ms: int) -> Event:
@@ -219,10 +219,9 @@ def mended_ending(leg: Leg, at_ms: int) -> Event:
     ``at_ms``: the log's clock at which it became due. Readers of final states, who get both should
     the push still come, drop repeats by subject and type.
     """
-    records = [fact for fact in leg.facts if fact.is_record and fact.value is not None]
-    record = max(records, key=lambda fact: (fact.at_ms, fact.id))
-    assert record.value is not None
-    envelope = msgspec.json.decode(record.value, type=dict[str, msgspec.Raw])
+    record = next(fact for fact in reversed(leg.facts) if fact.is_record)
+    assert leg.value is not None
+    envelope = msgspec.json.decode(leg.value, type=dict[str, msgspec.Raw])
     fields = msgspec.json.decode(envelope["data"], type=dict[str, msgspec.Raw])
     raw = bytes(fields.pop("raw"))
     data = {name: orjson.loads(bytes(value)) for name, value in fields.items()}
