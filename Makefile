@@ -13,7 +13,7 @@ help:
 	@echo "make test    set everything up, run all tests"
 	@echo "make check   lint, format, types"
 	@echo "make bench   requests per CPU-second, beside a server that does nothing and a plain app"
-	@echo "make faults  kill, freeze and starve a real Kafka for long, and print what was lost"
+	@echo "make faults  starve a real Kafka, live through weeks and a year, and print what was lost"
 	@echo "make kafka   a Kafka on 127.0.0.1:9092 to try things with"
 	@echo "make deps    the system packages that tests and benchmarks need"
 
@@ -39,6 +39,8 @@ bench: deps .venv/.dev
 faults: deps .venv/.dev
 	$(RUN) python -m tests.faults
 	$(RUN) python -m tests.faults.week
+	$(RUN) python -m tests.faults.truth
+	$(RUN) python -m tests.faults.year
 
 # Its own process takes the Ctrl-C, and make has nothing to add.
 kafka: deps .venv/.dev

@@ -6,21 +6,18 @@ record must be on the log exactly once, and no watermark may pass a record that 
 """
 
 import asyncio
-import contextlib
 import random
-import selectors
 import sys
 import tempfile
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import structlog
 import typer
 
 from consumers.poll.agents import AgentsPoller
@@ -28,11 +25,12 @@ from consumers.poll.loops import Clock
 from consumers.poll.seen import Seen
 from ingest.api import ApiError, Reason
 from ingest.delivery import AgentRecords
-from ingest.eventlog.log import Record, Settled
+from ingest.eventlog.log import Record
 from ingest.settings import Connection, Poll
 from schemas.event import Event
 from schemas.times import minute
 from tests.consumers.poll.fakes import CurrentGaps, FakeJob
+from tests.faults.fast import Durable, clock_from, run_fast
 
 BEGIN_MS = 1_790_000_000_000
 MINUTE_MS = 60_000
@@ -53,34 +51,6 @@ LAG_MS = round(POLL.lag_s * 1000)
 
 _PAGE = 100
 _AGENTS_A_PAGE = 25
-
-
-# Time
-
-
-class _Idle(selectors.SelectSelector):
-    """Where others wait for time to pass, it has passed."""
-
-    passed_s = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("nobody will ever do anything again")
-        self.passed_s += max(0.0, timeout)
-        return super().select(0)
-
-
-class FastLoop(asyncio.SelectorEventLoop):
-    """A loop in whose time nothing takes time but waiting."""
-
-    def __init__(self) -> None:
-        self._idle = _Idle()
-        super().__init__(self._idle)
-        # After half a year a nanosecond is less than such a number can tell.
-        self._clock_resolution = 1e-6
-
-    def time(self) -> float:
-        return 1000.0 + self._idle.passed_s
 
 
 # The account
@@ -305,24 +275,11 @@ class MemoryLog:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    def publish(self, records: Sequence[Record]) -> "Durable":
+    def publish(self, records: Sequence[Record]) -> Durable:
         for record in records:
             if record.topic in ("calls", "changes"):
                 self.counts[dict(record.headers)["ce_id"].decode()] += 1
         return Durable()
-
-
-class Durable:
-    """At once."""
-
-    durable = True
-    where = "memory"
-
-    def then(self, deadline: float, settled: Settled) -> None:
-        settled(None)
-
-    async def wait(self, deadline: float) -> str:
-        return self.where
 
 
 # The judge
@@ -430,21 +387,14 @@ class _Judge:
 def live(agents: int, days: float, seed: int, folder: Path) -> Year:
     """Let so many days pass, and judge."""
     begun_s = time.process_time()
-    with _quiet(), contextlib.closing(FastLoop()) as loop:
-        asyncio.set_event_loop(loop)
-        try:
-            year = loop.run_until_complete(_live(agents, days, seed, folder, loop))
-        finally:
-            asyncio.set_event_loop(None)
+    year = run_fast(_live(agents, days, seed, folder))
     year.cpu_s = time.process_time() - begun_s
     return year
 
 
-async def _live(
-    agents: int, days: float, seed: int, folder: Path, loop: asyncio.AbstractEventLoop
-) -> Year:
-    first_s = loop.time()
-    clock = Clock(lambda: BEGIN_MS + round((loop.time() - first_s) * 1000), loop.time)
+async def _live(agents: int, days: float, seed: int, folder: Path) -> Year:
+    loop = asyncio.get_running_loop()
+    clock = clock_from(BEGIN_MS)
     account = Account(make_account(agents, days, seed), seed, clock)
     log, job = MemoryLog(), FakeJob()
     year = Year(agents, days, records=sum(len(a.rows) for a in account.agents_by.values()))
@@ -457,7 +407,7 @@ async def _live(
 
     job.save = looked_at  # type: ignore[method-assign]
     chance = random.Random(seed + 2)
-    end_s = first_s + days * DAY_S
+    end_s = loop.time() + days * DAY_S
     while loop.time() < end_s:
         year.lives += 1
         life_s = min(end_s - loop.time(), chance.uniform(1, 20) * DAY_S)
@@ -497,16 +447,6 @@ async def _one_life(
     running.cancel()
     await asyncio.wait([running])
     seen.close()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    known = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
-    try:
-        yield
-    finally:
-        structlog.configure(**known)
 
 
 def main(
