@@ -19,21 +19,32 @@ else the later one names it in `revises`.
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
-from msgspec import Struct
-
+from consumers.reconcile.agents import Agents, AgentStore
 from consumers.reconcile.conversations import Counterpart
+from consumers.reconcile.entries import (
+    Entry,
+    Fate,
+    Key,
+    NumbersAt,
+    PairSetup,
+    by_connect,
+    clock_ms,
+    length_ms,
+    numbers_of,
+    pushed_entries,
+    recorded_entries,
+)
 from consumers.reconcile.facts import Listed, Mark
-from consumers.reconcile.legs import BACKFILLED, Leg, Paired, Side, ended_ms
+from consumers.reconcile.legs import Leg, Paired
 from consumers.reconcile.matching import (
     Candidate,
-    Direction,
     Edge,
     Field,
     Pairing,
-    PairRules,
     Part,
     compare,
     nearest_legs,
@@ -62,93 +73,8 @@ _LINGER_MS = 3_600_000
 #: A verdict names so many candidates at most, the nearest ones.
 MAX_CANDIDATES = 10
 
-Key: TypeAlias = tuple[str, str]
 
-
-class PairSetup(Struct, frozen=True, kw_only=True):
-    """One of `[[reconcile.pairs]]`."""
-
-    pushed: str
-    recorded: str
-    #: Empty: those of the recorded side's agents.
-    numbers: frozenset[str] = frozenset()
-    rules: PairRules = PairRules()
-    #: Whether the record's clock is the making of its row.
-    from_end: bool = False
-    #: Whether the record's duration counts from when somebody answered.
-    from_connect: bool = True
-    #: How far back a near pass of the recorded side reaches.
-    overlap_ms: int = 7_200_000
-
-    @property
-    def name(self) -> str:
-        return f"{self.pushed}/{self.recorded}"
-
-
-class Fate(Struct, frozen=True, kw_only=True):
-    """What became of an entry when it was matched last."""
-
-    kind: Literal["matched", "ambiguous", "alone"]
-    #: Idents: its counterpart; or those that it could be as well, the nearest ones.
-    others: list[str] = []
-    reason: str | None = None
-    #: Whether one that it may be is not over yet.
-    held: bool = False
-
-
-class Entry(Struct, kw_only=True):
-    """A call as one side of a pair has it."""
-
-    #: The pair's name.
-    pair: str
-    #: ``p/<number>/<first leg>`` or ``r/<record>``.
-    ident: str
-    conversation: str
-    call_ids: list[str]
-    #: As its first leg to be connected has it.
-    call: Candidate
-    #: As its other legs have it.
-    otherwise: list[Candidate] = []
-    started_ms: int
-    #: None while it runs, and until its ending was pushed or mended.
-    end_ms: int | None
-    fate: Fate | None = None
-    #: Whether there are too many others like it, see `matching.Field`.
-    in_crowd: bool = False
-    match_ms: int | None = None
-    judge_ms: int | None = None
-    #: Up to where the recorded side has to be read for it to be judged before.
-    wants_ms: int | None = None
-    wake_ms: int | None = None
-
-    @property
-    def key(self) -> Key:
-        return self.pair, self.ident
-
-    @property
-    def is_pushed(self) -> bool:
-        return self.ident.startswith("p/")
-
-    @property
-    def legs(self) -> list[Candidate]:
-        return [self.call, *self.otherwise]
-
-
-class Agent(Struct, kw_only=True):
-    """What is known of an agent of a recorded side; with an empty id, of all of them."""
-
-    connection: str
-    agent_id: str
-    #: All that it ever had, and of those that it has no more, since when.
-    numbers: list[str] = []
-    lost_ms: dict[str, int] = {}
-    #: As in `core.Watermark`.
-    near_ms: int = 0
-    swept_ms: int = 0
-    wake_ms: None = None
-
-
-class Store(Protocol):
+class Store(AgentStore, Protocol):
     """What pairs ask of the core's store."""
 
     def leg(self, key: Key) -> Leg | None: ...
@@ -156,8 +82,6 @@ class Store(Protocol):
     def entries(self) -> Iterable[Entry]: ...
     def put_entry(self, entry: Entry) -> None: ...
     def drop_entry(self, key: Key) -> None: ...
-    def agents(self) -> Iterable[Agent]: ...
-    def put_agent(self, agent: Agent) -> None: ...
 
 
 class Host(Protocol):
@@ -183,9 +107,6 @@ class Book:
 
     def __init__(self, setup: PairSetup) -> None:
         self.setup = setup
-        self.numbers = set(setup.numbers)
-        #: Of those that are nobody's any more, since when.
-        self.lost_ms: dict[str, int] = {}
         self.entries: dict[str, Entry] = {}
         #: (connection, call id) → idents.
         self.of_leg: dict[Key, str] = {}
@@ -196,11 +117,6 @@ class Book:
     def side(self, entry: Entry) -> str:
         """The connection that it is of."""
         return self.setup.pushed if entry.is_pushed else self.setup.recorded
-
-    def numbers_at(self, ms: int) -> Collection[str]:
-        """Whose calls the pair was about then."""
-        gone = {number for number, lost_ms in self.lost_ms.items() if lost_ms <= ms}
-        return self.numbers - gone if gone else self.numbers
 
     def add(self, entry: Entry) -> None:
         self.entries[entry.ident] = entry
@@ -252,8 +168,8 @@ class Pairs:
         self._since_ms = since_ms
         self._window_ms = window_ms
         self._books = {setup.name: Book(setup) for setup in setups}
-        self._agents: dict[Key, Agent] = {}
-        self._owners: defaultdict[Key, set[str]] = defaultdict(set)
+        self._recorded = {book.setup.recorded for book in self._books.values()}
+        self._agents = Agents(store)
         #: Connection and number → names of the conversations on which it stands.
         self._having: defaultdict[Key, set[str]] = defaultdict(set)
 
@@ -261,9 +177,7 @@ class Pairs:
         """Go on with what the store has."""
         if not self._books:
             return
-        for agent in self._store.agents():
-            self._agents[agent.connection, agent.agent_id] = agent
-            self._learn(agent)
+        self._agents.restore()
         for entry in self._store.entries():
             book = self._books.get(entry.pair)
             if book is None:
@@ -305,20 +219,10 @@ class Pairs:
                 self._having.pop((connection, number), None)
 
     def listed(self, listed: Listed) -> None:
-        """An agent has these numbers. Those that it had are still those of its earlier calls."""
-        if not any(book.setup.recorded == listed.connection for book in self._books.values()):
+        """An agent has these numbers: conversations with them may be calls of a pair."""
+        if listed.connection not in self._recorded:
             return
-        agent = self._agent(listed.connection, listed.agent_id)
-        has = set(listed.numbers)
-        fresh = has - ({*agent.numbers} - agent.lost_ms.keys())
-        lost_ms = {
-            number: agent.lost_ms.get(number, listed.at_ms) for number in {*agent.numbers} - has
-        }
-        if not fresh and lost_ms == agent.lost_ms:
-            return
-        agent.numbers, agent.lost_ms = sorted({*agent.numbers, *has}), lost_ms
-        self._store.put_agent(agent)
-        self._learn(agent)
+        fresh = self._agents.listed(listed)
         for book in self._books.values():
             if book.setup.recorded != listed.connection or book.setup.numbers:
                 continue
@@ -329,17 +233,14 @@ class Pairs:
 
     def mark(self, mark: Mark, clock_ms: int) -> None:
         """A recorded side, or one of its agents, was read up to there."""
-        books = [each for each in self._books.values() if each.setup.recorded == mark.connection]
-        if not books:
+        if mark.connection not in self._recorded:
             return
-        agent = self._agent(mark.connection, mark.agent_id)
-        # One of a clock that was ahead would say of calls to come that they were listed.
-        agent.near_ms = max(agent.near_ms, min(mark.watermark_ms or 0, mark.at_ms))
-        agent.swept_ms = max(agent.swept_ms, min(mark.swept_ms or 0, mark.at_ms))
-        self._store.put_agent(agent)
-        for book in books:
-            for number in sorted(agent.numbers if mark.agent_id else book.waiting):
-                self._look_at_waiting(book, number, max(agent.near_ms, agent.swept_ms), clock_ms)
+        agent = self._agents.mark(mark)
+        read_ms = max(agent.near_ms, agent.swept_ms)
+        for book in self._books.values():
+            if book.setup.recorded == mark.connection:
+                for number in sorted(agent.numbers if mark.agent_id else book.waiting):
+                    self._look_at_waiting(book, number, read_ms, clock_ms)
 
     def _look_at_waiting(self, book: Book, number: str, read_ms: int, clock_ms: int) -> None:
         passed, later = [], []
@@ -354,39 +255,14 @@ class Pairs:
         for entry in passed:
             self._judge(book, entry, clock_ms)
 
-    def _agent(self, connection: str, agent_id: str) -> Agent:
-        found = self._agents.get((connection, agent_id))
-        if found is None:
-            found = Agent(connection=connection, agent_id=agent_id)
-            self._agents[connection, agent_id] = found
-        return found
-
-    def _learn(self, agent: Agent) -> None:
-        """Whose numbers these are. What somebody has is not lost, whoever had it before."""
-        for number in agent.numbers:
-            owners = self._owners[agent.connection, number]
-            owners.add(agent.agent_id)
-            lost = [self._agents[agent.connection, each].lost_ms.get(number) for each in owners]
-            lost_ms = [each for each in lost if each is not None]
-            for book in self._books.values():
-                if book.setup.recorded == agent.connection and not book.setup.numbers:
-                    book.numbers.add(number)
-                    book.lost_ms.pop(number, None)
-                    if len(lost_ms) == len(lost):
-                        book.lost_ms[number] = max(lost_ms)
-
     def read_up_to_ms(self, book: Book, entry: Entry) -> int:
-        """How far was read what whoever had its number then has on record."""
-        connection, number = book.setup.recorded, entry.call.agent_number or ""
-        whole = self._agents.get((connection, ""), _NOT_READ)
-        owners = self._owners.get((connection, number), ())
-        had = (self._agents[connection, owner] for owner in owners)
-        then = [a for a in had if entry.started_ms < a.lost_ms.get(number, _FOR_EVER_MS)]
-        marks = [each if each.near_ms or each.swept_ms else whole for each in then] or [whole]
-        swept_ms = min(mark.swept_ms for mark in marks)
+        """How far its record would have been read by now."""
+        near_ms, swept_ms = self._agents.read_up_to(
+            book.setup.recorded, entry.call.agent_number, entry.started_ms
+        )
         if entry.end_ms is not None and entry.end_ms - entry.started_ms > book.setup.overlap_ms:
             return swept_ms
-        return max(min(mark.near_ms for mark in marks), swept_ms)
+        return max(near_ms, swept_ms)
 
     def _passed(self, book: Book, entry: Entry) -> bool:
         """Whether its record would have been read."""
@@ -403,17 +279,23 @@ class Pairs:
         may_be: set[str] = set()
         for book in self._books.values():
             if connection in (book.setup.pushed, book.setup.recorded):
-                make = _pushed_entries if connection == book.setup.pushed else _recorded_entries
-                entries = {entry.ident: entry for entry in make(book, name, legs)}
+                make = pushed_entries if connection == book.setup.pushed else recorded_entries
+                made = make(book.setup, self._numbers_at(book.setup), name, legs)
+                entries = {entry.ident: entry for entry in made}
                 before = {book.of_leg.get((connection, leg.call_id)) for leg in legs}
                 for ident in sorted({ident for ident in before if ident} - set(entries)):
                     self._drop(book, book.entries[ident], clock_ms)
                 for entry in entries.values():
                     self._put(book, entry, clock_ms)
                 if not book.setup.numbers:
-                    may_be |= {number for leg in legs for number in _numbers_of(leg)}
+                    may_be |= {number for leg in legs for number in numbers_of(leg)}
         self.know(connection, name, may_be)
         return may_be
+
+    def _numbers_at(self, setup: PairSetup) -> NumbersAt:
+        if setup.numbers:
+            return lambda _: setup.numbers
+        return partial(self._agents.numbers_at, setup.recorded)
 
     def _put(self, book: Book, entry: Entry, clock_ms: int) -> None:
         known = book.entries.get(entry.ident)
@@ -643,7 +525,7 @@ class Pairs:
         return min(
             self._legs(book, pushed),
             key=lambda leg: (
-                abs((_clock(leg.truth, book.setup) or 0) - start_ms),
+                abs((clock_ms(leg.truth, book.setup) or 0) - start_ms),
                 by_size(leg.call_id),
             ),
             default=None,
@@ -656,7 +538,7 @@ class Pairs:
         told = [
             leg for leg in legs if (paired := leg.paired.get(other)) is not None and paired.stands
         ]
-        return min(told or legs, key=_order, default=None)
+        return min(told or legs, key=by_connect, default=None)
 
     def _legs(self, book: Book, entry: Entry) -> list[Leg]:
         found = (self._store.leg((book.side(entry), call_id)) for call_id in entry.call_ids)
@@ -674,7 +556,7 @@ class Pairs:
         """
         found = []
         setup, rules, side = book.setup, self._rules, leg.truth
-        start_ms, record_ms = _clock(side, setup), recorded.call.start_ms
+        start_ms, record_ms = clock_ms(side, setup), recorded.call.start_ms
         if start_ms is not None and record_ms is not None:
             apart_ms = abs(start_ms - record_ms)
             if apart_ms > rules.start_tolerance_ms:
@@ -688,7 +570,7 @@ class Pairs:
                         taken=rfc3339(start_ms),
                     )
                 )
-        ours_ms, theirs_ms = _length_ms(side, setup), recorded.call.duration_ms
+        ours_ms, theirs_ms = length_ms(side, setup), recorded.call.duration_ms
         if ours_ms is not None and theirs_ms is not None:
             ours, theirs = ours_ms / 1000, theirs_ms / 1000
             tolerance_s = max(
@@ -839,8 +721,6 @@ class Pairs:
             self._disturb(book, [ident], clock_ms)
 
 
-_NOT_READ = Agent(connection="", agent_id="")
-
 #: `matching`'s word for a call without any candidate.
 _NONE = "no_candidate"
 
@@ -857,190 +737,9 @@ def standing(legs: Iterable[Leg]) -> tuple[list[str], list[Counterpart]]:
     return verdicts, counterparts
 
 
-def _numbers_of(leg: Leg) -> Iterator[str]:
-    """All that stand on it."""
-    side = leg.truth
-    parties = (side.internal.number, side.target.number, side.external.number)
-    return (number for number in (*parties, side.from_number, side.to_number) if number)
-
-
 def _looks(entry: Entry) -> tuple[Any, ...]:
     call = entry.call, entry.otherwise, entry.started_ms, entry.end_ms
     return entry.conversation, entry.call_ids, *call
-
-
-def _order(leg: Leg) -> tuple[int, tuple[int, str]]:
-    """Connected ones first; then by when that was."""
-    connected_ms = leg.truth.connected_ms
-    place = _started_ms(leg) + _FOR_EVER_MS if connected_ms is None else connected_ms
-    return place, by_size(leg.call_id)
-
-
-def _pushed_entries(book: Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
-    groups: defaultdict[str, list[Leg]] = defaultdict(list)
-    for leg in legs:
-        found = _ends(leg.truth, book.numbers_at(_started_ms(leg)))
-        if found is not None:
-            groups[found[0]].append(leg)
-    apart = ((number, call) for number, group in groups.items() for call in _calls(book, group))
-    for number, group in sorted(apart, key=lambda each: (each[0], each[1][0].call_id)):
-        call_ids = sorted((leg.call_id for leg in group), key=by_size)
-        ident = f"p/{number}/{call_ids[0]}"
-        ends = [leg.ended_ms for leg in group if _is_told(leg)]
-        known = [end_ms for end_ms in ends if end_ms is not None]
-        over = len(known) == len(group)
-        first, *others = (
-            _pushed_call(book, ident, leg, over=over) for leg in sorted(group, key=_order)
-        )
-        yield Entry(
-            pair=book.setup.name,
-            ident=ident,
-            conversation=name,
-            call_ids=call_ids,
-            call=first,
-            otherwise=others,
-            started_ms=min(map(_started_ms, group)),
-            end_ms=max(known) if over else None,
-        )
-
-
-def _calls(book: Book, legs: Iterable[Leg]) -> Iterator[list[Leg]]:
-    """Legs apart that can be no one's same record: one begins long after the others have ended."""
-    call: list[Leg] = []
-    last_ms = 0
-    for leg in sorted(legs, key=lambda leg: (_started_ms(leg), leg.call_id)):
-        if call and _started_ms(leg) > last_ms + book.setup.rules.gate_ms:
-            yield call
-            call, last_ms = [], 0
-        call.append(leg)
-        last_ms = max(last_ms, _FOR_EVER_MS if leg.ended_ms is None else leg.ended_ms)
-    if call:
-        yield call
-
-
-def _started_ms(leg: Leg) -> int:
-    return leg.truth.started_ms or leg.first_at_ms
-
-
-#: Later than any time of a call.
-_FOR_EVER_MS = 10**15
-
-
-def _pushed_call(book: Book, ident: str, leg: Leg, *, over: bool) -> Candidate:
-    side = leg.truth
-    number, other, inside = _ends(side, book.numbers_at(_started_ms(leg))) or (None, None, None)
-    return Candidate(
-        id=ident,
-        start_ms=_clock(side, book.setup),
-        duration_ms=_length_ms(side, book.setup) if over else None,
-        agent_number=number,
-        other_number=other,
-        direction=_direction(side),
-        agent_inside=inside,
-    )
-
-
-def _recorded_entries(book: Book, name: str, legs: Iterable[Leg]) -> Iterator[Entry]:
-    for leg in legs:
-        side = leg.recorded
-        found = None if side is None else _ends(side, book.numbers_at(_started_ms(leg)))
-        if side is None or found is None:
-            continue
-        ident = f"r/{leg.call_id}"
-        number, other, _ = found
-        from_end = book.setup.from_end
-        begun_ms = side.started_ms if side.connected_ms is None else side.connected_ms
-        yield Entry(
-            pair=book.setup.name,
-            ident=ident,
-            conversation=name,
-            call_ids=[leg.call_id],
-            call=Candidate(
-                id=ident,
-                start_ms=side.started_ms if from_end else begun_ms,
-                duration_ms=_recorded_ms(side, book.setup) if side.settled else None,
-                agent_number=number,
-                other_number=other,
-                direction=_direction(side),
-            ),
-            started_ms=side.started_ms or leg.first_at_ms,
-            end_ms=ended_ms(side) if side.settled else None,
-        )
-
-
-def _is_told(leg: Leg) -> bool:
-    """Whether its ending was pushed; one that we have published in its place counts as such."""
-    if leg.mended or (leg.pushed is not None and leg.pushed.settled):
-        return True
-    return any(fact.id.endswith(BACKFILLED) for fact in leg.facts)
-
-
-def _ends(side: Side, numbers: Collection[str]) -> tuple[str, str | None, bool | None] | None:
-    """The pair's number that stands on it, the other end's, whether the first is the inner one."""
-    inner, target, outer = side.internal.number, side.target.number, side.external.number
-    found: tuple[str, str | None, bool | None] | None = None
-    if inner in numbers:
-        assert inner is not None
-        found = inner, outer, True
-    elif target in numbers:
-        assert target is not None
-        found = target, outer, True
-    elif outer in numbers:
-        assert outer is not None
-        found = outer, inner, False
-    elif side.to_number in numbers:
-        assert side.to_number is not None
-        found = side.to_number, side.from_number, _INSIDE.get(side.direction)
-    elif side.from_number in numbers:
-        assert side.from_number is not None
-        outbound = _INSIDE.get(side.direction)
-        found = side.from_number, side.to_number, None if outbound is None else not outbound
-    return found
-
-
-#: Of whom is called.
-_INSIDE: Mapping[str, bool] = {"inbound": True, "outbound": False}
-
-_DIRECTIONS: Mapping[str, Direction] = {
-    "inbound": "inbound",
-    "outbound": "outbound",
-    "internal": "internal",
-}
-
-
-def _direction(side: Side) -> Direction:
-    return _DIRECTIONS.get(side.direction, "unknown")
-
-
-def _clock(side: Side, setup: PairSetup) -> int | None:
-    """What is compared with the record's clock."""
-    if setup.from_end:
-        return side.ended_ms
-    return side.started_ms if side.connected_ms is None else side.connected_ms
-
-
-def _length_ms(side: Side, setup: PairSetup) -> int | None:
-    """What is compared with the record's duration."""
-    if not setup.from_connect:
-        return _total_ms(side)
-    if side.connected_ms is None:
-        # Of an answered call somebody has not said when; else nobody was connected.
-        return None if side.outcome == "answered" else 0
-    return None if side.ended_ms is None else max(0, side.ended_ms - side.connected_ms)
-
-
-def _recorded_ms(side: Side, setup: PairSetup) -> int | None:
-    if setup.from_connect and side.connected_ms is not None and side.ended_ms is not None:
-        return max(0, side.ended_ms - side.connected_ms)
-    return _total_ms(side)
-
-
-def _total_ms(side: Side) -> int | None:
-    if side.total_duration_s is not None:
-        return round(side.total_duration_s * 1000)
-    if side.started_ms is None or side.ended_ms is None:
-        return None
-    return max(0, side.ended_ms - side.started_ms)
 
 
 def next_to_each_other(book: Book, one: Entry, other: Entry) -> tuple[Candidate, Candidate, Edge]:

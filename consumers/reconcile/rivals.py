@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
+from consumers.reconcile.agents import Agent
 from consumers.reconcile.conversations import Threads
+from consumers.reconcile.entries import Entry, PairSetup
 from consumers.reconcile.facts import CallFact, Fact, Mark
 from consumers.reconcile.legs import Leg
 from consumers.reconcile.matching import Candidate, Edge
-from consumers.reconcile.pairs import Agent, Book, Entry, Pairs, PairSetup, next_to_each_other
+from consumers.reconcile.pairs import Book, Pairs, next_to_each_other
 from consumers.reconcile.verdicts import Rules
 from schemas.event import Event
 

@@ -17,10 +17,10 @@ import structlog
 from msgspec import Struct
 
 from consumers.reconcile.core import Core
+from consumers.reconcile.entries import PairSetup
 from consumers.reconcile.facts import LATE_MS, TOPICS, Fact, read_fact
 from consumers.reconcile.matching import PairRules
 from consumers.reconcile.order import SKEW_MS, Order
-from consumers.reconcile.pairs import PairSetup
 from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.errors import ConfigError, PublishError

@@ -14,8 +14,8 @@ from pathlib import Path
 import orjson
 
 from consumers.reconcile.core import Core
+from consumers.reconcile.entries import PairSetup
 from consumers.reconcile.facts import Fact, Listed, Mark, read_fact
-from consumers.reconcile.pairs import PairSetup
 from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import StoredRecord

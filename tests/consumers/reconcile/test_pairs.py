@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumers.reconcile.agents import Agent
 from consumers.reconcile.core import Core
+from consumers.reconcile.entries import Entry, PairSetup
 from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
 from consumers.reconcile.legs import Leg
 from consumers.reconcile.matching import Field, PairRules
-from consumers.reconcile.pairs import Agent, Entry, PairSetup
 from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import Record

@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
+from consumers.reconcile.agents import Agent
 from consumers.reconcile.completeness import Hour
 from consumers.reconcile.core import Conversation, Core, Key
+from consumers.reconcile.entries import Entry
 from consumers.reconcile.facts import CallFact, Fact, Mark, read_fact
 from consumers.reconcile.legs import Leg
-from consumers.reconcile.pairs import Agent, Entry
 from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.reading import unknown_call
