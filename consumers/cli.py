@@ -399,6 +399,62 @@ def trace(
 
 
 @app.command()
+def prove(
+    for_: Annotated[str, typer.Option("--for", help="How long: 60s, 5m, 1h.")] = "60s",
+    rate: Annotated[float, typer.Option(min=0.1, help="Deliveries a second.")] = 200.0,
+    senders: Annotated[int, typer.Option(min=1, max=1000, help="Calls at a time.")] = 8,
+    connection: Annotated[
+        str | None, typer.Option(help="Whose secret signs. Not needed if only one has any.")
+    ] = None,
+    trouble: Annotated[
+        str | None,
+        typer.Option(
+            help="A command of the shell that makes trouble; none by default. "
+            "It finds the receiver in DIALSTREAM_PROVE_PID and DIALSTREAM_PROVE_URL."
+        ),
+    ] = None,
+    every: Annotated[str, typer.Option(help="How often it makes trouble.")] = "20s",
+    wait: Annotated[
+        str, typer.Option(help="How long what was acknowledged may take to come to the log.")
+    ] = "60s",
+    really: Annotated[
+        bool, typer.Option("--really", help="Post to what is running: to the real topics.")
+    ] = False,
+    to: Annotated[
+        str | None, typer.Option(help="With --really: where. Else as the settings say.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Post signed events while there is trouble, read them back, and say what the stream has lost.
+
+    To a receiver of its own, with your settings, beside your data and with topics of its own, which
+    go when all is well. With --really to the one that runs: readers see events of type call.unknown
+    with provider_state `dialstream_prove`, or notifications of type `dialstream.prove`.
+
+    Exits with 1 if something acknowledged is missing, changed or out of order; 2 if it cannot run.
+    """
+    from consumers.prove.command import Plan, pushed_connection, span_s
+    from consumers.prove.command import prove as play
+    from ingest.settings import load_settings
+
+    settings = load_settings(config)
+    plan = Plan(
+        connection=pushed_connection(settings, connection),
+        for_s=span_s("--for", for_),
+        rate=rate,
+        senders=senders,
+        trouble=trouble,
+        every_s=span_s("--every", every),
+        wait_s=span_s("--wait", wait),
+        really=really,
+        to=to,
+        config=config,
+    )
+    raise typer.Exit(play(settings, plan, as_json=as_json))
+
+
+@app.command()
 def backfill(
     connection: Annotated[str, typer.Argument(help="Whose calls.")],
     from_: Annotated[

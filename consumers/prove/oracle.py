@@ -114,6 +114,10 @@ class Judge:
             self._verdict.changed.append(ident)
         self._verdict.set_aside.add(ident)
 
+    def has_posted(self, reject: bytes) -> bool:
+        """Whether a reject says that it is of one of these; others' may lie beside them."""
+        return json.loads(reject)["data"]["detail"].partition(" ")[0] in self._posted
+
     def missing(self) -> set[str]:
         """Ids of what was acknowledged and has not been taken."""
         found = self._first_places.keys() | self._verdict.set_aside

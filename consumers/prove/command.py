@@ -1,0 +1,398 @@
+"""`dialstream prove`: load and trouble, then everything read back and judged."""
+
+import asyncio
+import contextlib
+import json
+import re
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from consumers.prove.deliveries import Maker, maker_for
+from consumers.prove.load import Load, open_load
+from consumers.prove.oracle import WORST_S, Judge, Verdict
+from consumers.prove.receiver import OwnReceiver
+from consumers.prove.trouble import Happened, Trouble
+from ingest.errors import ConfigError
+from ingest.eventlog.kinds import open_reader
+from ingest.eventlog.log import Behind, StoredRecord
+from ingest.logs import setup_logs
+from ingest.runner import Stopping
+from ingest.service import url_of
+from ingest.settings import Settings
+from schemas.times import now_ms
+
+log = structlog.get_logger()
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)?")
+_UNIT_S = {None: 1, "s": 1, "m": 60, "h": 3600}
+
+#: The clock of the receiver may differ from ours by so much.
+_CLOCKS_MS = 600_000
+
+#: For the first answer.
+_FIRST_S = 10.0
+
+_FETCH_S, _PROGRESS_S = 0.2, 0.2
+
+REJECTS = "rejects"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the operator wants."""
+
+    connection: str
+    for_s: float
+    rate: float
+    senders: int
+    trouble: str | None
+    every_s: float
+    #: What was acknowledged may take so long to come to the log, or out of a spool.
+    wait_s: float
+    #: Post to the receiver that runs, whose topics are the real ones.
+    really: bool
+    #: Where; None: where the settings say.
+    to: str | None
+    config: Path | None
+
+
+@dataclass(slots=True)
+class Result:
+    verdict: Verdict
+    #: Of all answers, sorted.
+    answered_s: list[float]
+    took_s: float
+    troubles: list[Happened] = field(default_factory=list)
+    #: Starts of the experiment's own receiver; None: it had none.
+    starts: int | None = None
+    #: Where what is left of it lies, if something went wrong.
+    left: list[str] = field(default_factory=list)
+    raw_is_kept: bool = True
+
+
+def span_s(option: str, text: str) -> float:
+    """Seconds of ``90``, ``90s``, ``5m`` or ``1h``. Raises ConfigError that names the option."""
+    found = _SPAN.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise ConfigError(f"{option}: {text!r} is no span of time: write 60s, 5m or 1h")
+    return float(found[1]) * _UNIT_S[found[2]]
+
+
+def pushed_connection(settings: Settings, name: str | None) -> str:
+    """The connection to post to. Raises ConfigError if that is not clear."""
+    names = [each for each, connection in settings.connections.items() if connection.has_secrets]
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in settings.connections:
+        known = ", ".join(names) or "none has a secret"
+        what = "name it with --connection" if name is None else f"there is no connection {name!r}"
+        raise ConfigError(f"{what}: {known}")
+    return name
+
+
+def prove(settings: Settings, plan: Plan, *, as_json: bool) -> int:
+    """Play the experiment and print what came of it; 1 if the promise was broken.
+
+    Raises ConfigError if it cannot be played.
+    """
+    if plan.to is not None and not plan.really:
+        raise ConfigError(
+            "--to posts to a receiver that writes to the real topics: say --really, too"
+        )
+    maker = maker_for(plan.connection, settings.connections[plan.connection])
+    logs = setup_logs(settings.logging.format, "error")
+    try:
+        result = asyncio.run(_experiment(settings, plan, maker, quiet=as_json))
+    finally:
+        logs.close()
+    if as_json:
+        print(json.dumps(_as_data(result)))  # noqa: T201
+    else:
+        _show(result, plan)
+    if not result.verdict.acknowledged:
+        raise ConfigError("nothing was acknowledged: that proves nothing")
+    return int(bool(result.verdict.broken))
+
+
+async def _experiment(settings: Settings, plan: Plan, maker: Maker, *, quiet: bool) -> Result:
+    stopping = Stopping()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):  # it ends sooner, and tells what it has found
+        loop.add_signal_handler(number, stopping.ask)
+    if plan.really:
+        url = plan.to or f"{url_of(settings.receiver)}/webhooks/{plan.connection}"
+        return await _Run(settings, plan, maker, url, None, stopping, quiet=quiet).play()
+    name = f"prove-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    own = OwnReceiver.of(settings, name, plan.config)
+    url = f"{own.url}/webhooks/{plan.connection}"
+    topics = [maker.topic, REJECTS] if settings.eventlog.kind == "kafka" else []
+    result: Result | None = None
+    if topics:
+        # Kafka's client is loaded where it is needed.
+        from consumers.prove.topics import delete_topics, make_topics  # noqa: PLC0415
+
+        await make_topics(own.settings.kafka, topics)
+    try:
+        async with own.running():
+            run = _Run(own.settings, plan, maker, url, own, stopping, quiet=quiet)
+            result = await run.play()
+    finally:
+        folder = own.settings.eventlog.path
+        left = [f"topics {own.settings.kafka.topic_prefix}*"] if topics else []
+        if result is not None and result.verdict.broken:
+            result.left = [str(folder), *left]
+        else:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            if topics and not await delete_topics(own.settings.kafka, topics) and result:
+                result.left = [f"{left[0]}, which could not be deleted"]
+    return result
+
+
+class _Run:
+    """The experiment itself, at a receiver that is there."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        maker: Maker,
+        url: str,
+        own: OwnReceiver | None,
+        stopping: Stopping,
+        *,
+        quiet: bool,
+    ) -> None:
+        """``settings``: those of the receiver at ``url``."""
+        self._settings = settings
+        self._plan = plan
+        self._maker = maker
+        self._url = url
+        self._own = own
+        self._stopping = stopping
+        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+
+    async def play(self) -> Result:
+        plan = self._plan
+        begun, begun_ms = time.monotonic(), now_ms()
+        until = begun + plan.for_s
+        troubles: list[Happened] = []
+
+        def ended() -> bool:
+            return self._stopping.asked or time.monotonic() > until
+
+        async with open_load(self._url, self._maker, senders=plan.senders, rate=plan.rate) as load:
+            await self._try_one(load)
+            with self._progress(load, until):
+                async with self._in_trouble(troubles):
+                    await load.play(plan.senders, ended, plan.wait_s)
+            took_s = time.monotonic() - begun
+        judge = Judge(load.offered)
+        await self._read_back(judge, begun_ms - _CLOCKS_MS)
+        verdict = judge.verdict()
+        verdict.worst_s = max(load.answered_s, default=0.0)
+        return Result(
+            verdict=verdict,
+            answered_s=sorted(load.answered_s),
+            took_s=took_s,
+            troubles=troubles,
+            starts=None if self._own is None else self._own.starts,
+            raw_is_kept=self._maker.raw_is_kept,
+        )
+
+    async def _try_one(self, load: Load) -> None:
+        """Whoever posts to the wrong place, or with the wrong secret, need not wait for the end."""
+        until = time.monotonic() + _FIRST_S
+        status = await load.post_first()
+        while status is None and time.monotonic() < until:  # it may be on its way up
+            await asyncio.sleep(_PROGRESS_S)
+            status = await load.post_first()
+        if status is None:
+            raise ConfigError(f"{self._url} does not answer: is a receiver there?")
+        if not 200 <= status < 300:  # noqa: PLR2004
+            raise ConfigError(
+                f"{self._url} answers {status} before anything has gone wrong: `dialstream send` "
+                "and the receiver's log say more"
+            )
+
+    @asynccontextmanager
+    async def _in_trouble(self, happened: list[Happened]) -> AsyncIterator[None]:
+        plan = self._plan
+        if plan.trouble is None:
+            yield
+            return
+        trouble = Trouble(plan.trouble, plan.every_s, self._variables, self._tell)
+        playing = asyncio.create_task(trouble.play())
+        try:
+            yield
+        finally:
+            trouble.end()
+            await asyncio.wait([playing])
+            happened += trouble.happened
+        playing.result()
+
+    def _variables(self) -> Mapping[str, str]:
+        pid = None if self._own is None else self._own.pid
+        found = {"DIALSTREAM_PROVE_URL": self._url}
+        return found if pid is None else {**found, "DIALSTREAM_PROVE_PID": str(pid)}
+
+    def _tell(self, happened: Happened) -> None:
+        how = "was killed: it did not end" if happened.code is None else f"exit {happened.code}"
+        self._console.print(f"{happened.at_s:6.1f} s  trouble: {how}", markup=False)
+        for line in happened.output.splitlines():
+            self._console.print(f"          {line}", markup=False, style="dim")
+
+    @contextlib.contextmanager
+    def _progress(self, load: Load, until: float) -> Iterator[None]:
+        columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+        with Progress(
+            *columns,
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal or self._console.quiet,
+        ) as progress:
+            task = progress.add_task("", total=self._plan.for_s)
+
+            async def update() -> None:
+                while True:
+                    open_ = len(load.offered) - load.acknowledged
+                    progress.update(
+                        task,
+                        completed=self._plan.for_s - max(0.0, until - time.monotonic()),
+                        description=f"{load.acknowledged:,} acknowledged, {open_:,} open",
+                    )
+                    await asyncio.sleep(_PROGRESS_S)
+
+            updating = asyncio.create_task(update())
+            try:
+                yield
+            finally:
+                updating.cancel()
+
+    # Reading back
+
+    async def _read_back(self, judge: Judge, since_ms: int) -> None:
+        """All that is there of ours, once what was acknowledged is there, or has had its time."""
+        until = time.monotonic() + self._plan.wait_s
+        topics = [self._maker.topic, REJECTS]
+        start = Behind({}, dict.fromkeys(topics, since_ms))
+        said_at = 0.0
+        async with open_reader(self._settings, topics, start=start) as reader:
+            while True:
+                found = await reader.fetch(wait_s=_FETCH_S)
+                for stored in found:
+                    self._take(judge, stored)
+                if found or not await reader.caught_up():
+                    continue
+                missing = judge.missing()
+                if not missing or time.monotonic() > until or self._stopping.asked:
+                    return
+                if time.monotonic() > said_at:
+                    said_at = time.monotonic() + 10
+                    self._console.print(
+                        f"{len(missing):,} are not on the log yet: in a spool, it may be"
+                    )
+
+    def _take(self, judge: Judge, stored: StoredRecord) -> None:
+        value = stored.value
+        if value is None:
+            return
+        # Where nobody else writes, what is none of ours is a change, whatever it looks like.
+        is_ours = self._own is not None or self._maker.mark in value
+        if stored.topic == REJECTS:
+            if judge.has_posted(value):
+                judge.take_reject(value)
+        elif is_ours:
+            judge.take(value)
+
+
+# What came of it
+
+
+def _percentile(sorted_s: list[float], share: float) -> float:
+    return sorted_s[min(len(sorted_s) - 1, int(len(sorted_s) * share))] if sorted_s else 0.0
+
+
+def _as_data(result: Result) -> dict[str, Any]:
+    verdict = result.verdict
+    return {
+        "offered": verdict.offered,
+        "acknowledged": verdict.acknowledged,
+        "answers": {
+            "none" if status is None else str(status): count
+            for status, count in sorted(verdict.answers.items(), key=lambda it: it[0] or 0)
+        },
+        "lost": verdict.lost,
+        "changed": verdict.changed,
+        "out_of_order": verdict.disordered,
+        "set_aside": sorted(verdict.set_aside),
+        "repeats": verdict.repeats,
+        "answer_p50_s": round(_percentile(result.answered_s, 0.5), 4),
+        "answer_p99_s": round(_percentile(result.answered_s, 0.99), 4),
+        "answer_worst_s": round(verdict.worst_s, 4),
+        "took_s": round(result.took_s, 1),
+        "troubles": [
+            {"at_s": round(each.at_s, 1), "exit": each.code, "output": each.output}
+            for each in result.troubles
+        ],
+        "receiver_starts": result.starts,
+        "left": result.left,
+        "contents_compared": result.raw_is_kept,
+    }
+
+
+def _show(result: Result, plan: Plan) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    verdict = result.verdict
+
+    def line(what: str, figure: str, note: str = "", style: str = "") -> None:
+        console.print(f"  {what:<14}{figure:>10}   {note}".rstrip(), style=style, markup=False)
+
+    pace = verdict.offered / result.took_s if result.took_s else 0.0
+    slow = "" if pace > 0.9 * plan.rate else f", not {plan.rate:g}: each sender waits for its 2xx"
+    line("offered", f"{verdict.offered:,}", f"{pace:,.0f} a second{slow}")
+    line("acknowledged", f"{verdict.acknowledged:,}")
+    refusals = {s: n for s, n in verdict.answers.items() if s and not 200 <= s < 300}  # noqa: PLR2004
+    told = ", ".join(f"{n:,} times {s}" for s, n in sorted(refusals.items()))
+    line("refused", f"{sum(refusals.values()):,}", told)
+    line("unanswered", f"{verdict.answers[None]:,}", "connections that ended before an answer")
+    for what, ids in (
+        ("lost", verdict.lost),
+        ("changed", verdict.changed),
+        ("out of order", verdict.disordered),
+    ):
+        line(what, f"{len(ids):,}", f"first {ids[0]}" if ids else "", "bold red" if ids else "")
+    if verdict.set_aside:
+        line("set aside", f"{len(verdict.set_aside):,}", "too large for the topic: rejects")
+    line("repeated", f"{verdict.repeats:,}", "readers know them by their ids")
+    p50, p99 = (1000 * _percentile(result.answered_s, share) for share in (0.5, 0.99))
+    slow = "" if verdict.worst_s < WORST_S else ": Dialpad hangs up after 5 s"
+    line(
+        "answers", "", f"p50 {p50:,.0f} ms, p99 {p99:,.0f} ms, worst {verdict.worst_s:.2f} s{slow}"
+    )
+    if result.troubles:
+        failed = sum(each.code != 0 for each in result.troubles)
+        line("trouble", f"{len(result.troubles):,}", f"{failed} exited other than with 0")
+    if result.starts is not None:
+        line("receiver", f"{result.starts:,}", "starts of its own, the first included")
+    if not result.raw_is_kept:
+        console.print("  Contents were not compared: privacy.drop leaves out what was posted.")
+    if verdict.broken:
+        console.print("\nThe promise was broken.", style="bold red")
+    elif verdict.acknowledged:
+        console.print(
+            "\nNothing that was acknowledged is missing, changed or out of order.",
+            style="bold green",
+        )
+    for where in result.left:
+        console.print(f"  left for you to look at: {where}", markup=False)
