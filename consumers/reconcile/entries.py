@@ -98,6 +98,7 @@ def by_connect(leg: Leg) -> tuple[int, tuple[int, str]]:
 def pushed_entries(
     setup: PairSetup, numbers_at: NumbersAt, name: str, legs: Iterable[Leg]
 ) -> Iterator[Entry]:
+    """The calls that a conversation is: for each number of the pair on it one, mostly."""
     groups: defaultdict[str, list[Leg]] = defaultdict(list)
     for leg in legs:
         found = _ends(leg.truth, numbers_at(_started_ms(leg)))
@@ -171,6 +172,7 @@ def _pushed_call(
 def recorded_entries(
     setup: PairSetup, numbers_at: NumbersAt, name: str, legs: Iterable[Leg]
 ) -> Iterator[Entry]:
+    """Each record of a conversation on which a number of the pair stands."""
     for leg in legs:
         side = leg.recorded
         found = None if side is None else _ends(side, numbers_at(_started_ms(leg)))

@@ -279,6 +279,8 @@ class Field:
         self._rules = rules
         self._calls: dict[str, _Call] = {}
         self._crowd: set[str] = set()
+        #: Of one call.
+        self._most_legs = 1
         #: Those that are in no crowd, and those that are.
         self._calm: _Lanes = defaultdict(list)
         self._crowded: _Lanes = defaultdict(list)
@@ -460,6 +462,7 @@ class Field:
             for direction in [_sought(leg) if is_pushed else _known(leg.direction)]
         )
         self._calls[ident] = _Call(tuple(legs), is_pushed, looks)
+        self._most_legs = max(self._most_legs, len(looks))
         self._insert(ident, lanes)
         return ident
 
@@ -501,8 +504,9 @@ class Field:
         stretches = [
             each for lanes in (self._calm, self._crowded) for each in self._stretches(call, lanes)
         ]
-        if sum(high - low for _, low, high in stretches) <= MOST_AROUND:
-            return False
+        count = sum(high - low for _, low, high in stretches)
+        if count <= MOST_AROUND or count > MOST_AROUND * self._most_legs:
+            return count > MOST_AROUND
         # Several legs of one call count once.
         found: set[str] = set()
         for row, low, high in stretches:

@@ -289,6 +289,7 @@ def test_a_duration_that_one_side_does_not_say_shuts_no_gate() -> None:
 @pytest.mark.parametrize(("apart_s", "same"), [(300, True), (-300, True), (300.001, False)])
 def test_the_gate_itself_is_open(apart_s: float, *, same: bool) -> None:
     assert bool(pair([call("p", 0)], [call("r", apart_s)], RULES).matched) is same
+    assert compare(call("p", 0), call("r", apart_s), RULES).gates["start"] is same
 
 
 def test_other_numbers_are_other_calls() -> None:
