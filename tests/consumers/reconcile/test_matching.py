@@ -292,6 +292,26 @@ def test_the_gate_itself_is_open(apart_s: float, *, same: bool) -> None:
     assert compare(call("p", 0), call("r", apart_s), RULES).gates["start"] is same
 
 
+@pytest.mark.parametrize(
+    ("ours_s", "theirs_s", "agree"),
+    [(20, 23, True), (20, 23.001, False), (570, 600, True), (600, 569.999, False)],
+    ids=["3_s", "more", "5_percent", "more_of_it"],
+)
+def test_a_length_within_its_tolerance_agrees(
+    ours_s: float, theirs_s: float, *, agree: bool
+) -> None:
+    """Their starts are too far apart to agree."""
+    pushed, recorded = call("p", 0, ours_s), call("r", 100, theirs_s)
+    assert bool(pair([pushed], [recorded], RULES).matched) is agree
+    assert compare(pushed, recorded, RULES).gates["agreement"] is agree
+
+
+@pytest.mark.parametrize(("apart_s", "agree"), [(15, True), (-15, True), (15.001, False)])
+def test_a_start_within_its_tolerance_agrees(apart_s: float, *, agree: bool) -> None:
+    """Their lengths are too far apart to agree."""
+    assert bool(pair([call("p", 0, 10)], [call("r", apart_s, 90)], RULES).matched) is agree
+
+
 def test_other_numbers_are_other_calls() -> None:
     pairing = pair([call("p", 0)], [call("r", 0, other_number="+61400000003")], RULES)
     assert reasons(pairing.alone_pushed) == {"p": "no_candidate"}

@@ -577,20 +577,50 @@ def test_many_calls_between_two_numbers_stay_cheap() -> None:
     assert {data["reason"] for data in found.values()} == {"too_many"}
 
 
-def test_what_lies_in_the_file_is_enough_to_go_on(tmp_path: Path) -> None:
-    facts = in_order(
-        [
-            AGENT,
-            pushed("100", T0),
-            pushed("200", T0 + HOUR),
-            recorded("r1", T0, T0 + 2 * HOUR),
-            recorded("r3", T0 + 3 * HOUR, T0 + 3 * HOUR),
-            read(T0 + MINUTE, T0 + HOUR),
-            read(T0 + 2 * HOUR, T0 + 4 * HOUR, "a1"),
-        ]
-    )
+DAY_WITH_ABSENCES: Sequence[Fact] = [
+    AGENT,
+    pushed("100", T0),
+    pushed("200", T0 + HOUR),
+    recorded("r1", T0, T0 + 2 * HOUR),
+    recorded("r3", T0 + 3 * HOUR, T0 + 3 * HOUR),
+    read(T0 + MINUTE, T0 + HOUR),
+    read(T0 + 2 * HOUR, T0 + 4 * HOUR, "a1"),
+]
+
+#: Numbers that become an agent's when their calls are over, and that it has lost later.
+LATE_AGENT: Sequence[Fact] = [
+    pushed("100", T0),
+    recorded("r1", T0, T0 + MINUTE),
+    listed(CENTRE, at_ms=T0 + HOUR),
+    listed(at_ms=T0 + 2 * HOUR),
+    pushed("200", T0 + 3 * HOUR),
+    recorded("r3", T0 + 3 * HOUR, T0 + 3 * HOUR),
+]
+
+CROWD: Sequence[Fact] = [
+    AGENT,
+    pushed("100", T0),
+    *(recorded(f"r{nth}", T0 + nth * SECOND, T0 + HOUR + nth * SECOND) for nth in range(66)),
+    pushed("200", T0 + 10 * SECOND + 2 * HOUR, started_at=T0, connected_at=T0),
+]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told_of"),
+    [
+        (DAY_WITH_ABSENCES, {"100", "200", "r3"}),
+        (LATE_AGENT, {"100"}),
+        (CROWD, {"100", "200", *(f"r{nth}" for nth in range(66))}),
+    ],
+    ids=["absences", "late_agent", "crowd"],
+)
+def test_what_lies_in_the_file_is_enough_to_go_on(
+    tmp_path: Path, facts: Sequence[Fact], told_of: set[str]
+) -> None:
+    """Closed and opened again after each fact."""
+    facts = in_order(facts)
     whole = written(pair_core(), facts)
-    assert set(final(whole)) == {"100", "200", "r3"}
+    assert set(final(whole)) == told_of
     out: list[Record] = []
     path = tmp_path / "state.sqlite"
     for fact in [*facts, None]:
