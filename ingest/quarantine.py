@@ -138,10 +138,11 @@ def files_in(folder: Path) -> list[File]:
 class Allowance:
     """What is taken of one connection and reason in the minute that runs."""
 
-    __slots__ = ("bytes", "count", "minute")
+    __slots__ = ("bytes", "count", "minute", "sampled_out")
 
-    def __init__(self) -> None:
+    def __init__(self, connection: str) -> None:
         self.minute = self.count = self.bytes = 0
+        self.sampled_out = QUARANTINED.labels(connection, "sampled_out")
 
 
 class Keeper:
@@ -167,7 +168,7 @@ class Keeper:
         key = delivery.connection, reason
         allowance = self._allowances.get(key)
         if allowance is None:
-            allowance = self._allowances[key] = Allowance()
+            allowance = self._allowances[key] = Allowance(delivery.connection)
         minute = delivery.received_ms // 60_000
         if allowance.minute != minute:
             allowance.minute, allowance.count, allowance.bytes = minute, 0, 0
@@ -178,7 +179,7 @@ class Keeper:
             or self._queue.qsize() >= _QUEUE
             or self._put - self._taken + size > _QUEUE_BYTES
         ):
-            QUARANTINED.labels(delivery.connection, "sampled_out").inc()
+            allowance.sampled_out.inc()
             return
         allowance.count += 1
         allowance.bytes += size

@@ -28,6 +28,9 @@ from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
 from tests.kit import SECRET, Product, assert_no_traceback, call, new_leg, samples, sign
 
+# Each command is a process, and the machine may be busy.
+pytestmark = pytest.mark.timeout(300)
+
 #: 2026-09-21T14:13:20Z
 RECEIVED_MS = 1_790_000_000_000
 
