@@ -1,7 +1,7 @@
 """Who handles what."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,6 +37,8 @@ class Route:
     is_for_deletions: bool = False
     #: Events in a row that it has failed for good.
     given_up: int = 0
+    #: Events that it has handled.
+    handled: int = 0
 
     @property
     def topic(self) -> str:
@@ -158,6 +160,9 @@ class Routes:
     def add(self, route: Route) -> None:
         self._all.append(route)
         self._found.clear()
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._all)
 
     @property
     def topics(self) -> list[str]:

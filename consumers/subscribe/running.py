@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -91,6 +91,10 @@ class Running:
         self._work.end()
         self._stopping.set()
 
+    @property
+    def waiting(self) -> int:
+        return self._work.waiting
+
     async def run(self) -> None:
         topics = [*self._routes.topics, group_topic(self._group)]
         said, failures, has_begun = "", 0, False
@@ -106,6 +110,7 @@ class Running:
                             start=self._options.start,
                         ) as reader:
                             if not has_begun:
+                                await self._check(topics)
                                 log.info("subscribed", group=self._group, topics=topics)
                             has_begun = True
                             await self._follow(reader)
@@ -125,6 +130,23 @@ class Running:
         if self._work.fault.done():
             self._work.fault.result()
 
+    async def _check(self, topics: Sequence[str]) -> None:
+        """Raises ConfigError if one is missing: a part would not be read, or nothing set aside."""
+        if self._settings.eventlog.kind == "journal":
+            return  # there each is made with its first record
+        from ingest.eventlog.cluster import client_options  # noqa: PLC0415
+        from ingest.eventlog.kafka_reader import find_partitions  # noqa: PLC0415
+
+        kafka = self._settings.kafka
+        names = [kafka.topic_prefix + topic for topic in topics]
+        places = await find_partitions(client_options(kafka), names)
+        missing = sorted(set(names) - {place.topic for place in places})
+        if missing:
+            raise ConfigError(
+                f"kafka: there is no topic {', '.join(missing)}: "
+                f"run `dialstream topics create --group {self._group}`"
+            )
+
     async def _follow(self, reader: GroupReader) -> None:
         """Handle what comes until there is a reason to end; then nothing is under way any more."""
         self._reader = reader
@@ -132,16 +154,19 @@ class Running:
         jobs = (self._fetch(reader), self._keep(reader), self._look_at_handlers())
         doing = [asyncio.ensure_future(each) for each in jobs]
         waiting: list[asyncio.Future[Any]] = [*doing, stopping]
+        grace_s = self._options.leave_s
         try:
             await asyncio.wait([*waiting, self._work.fault], return_when=asyncio.FIRST_COMPLETED)
             for each in doing:
                 if each.done():
                     each.result()
+        except asyncio.CancelledError:
+            grace_s = 0.0
+            raise
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.wait(waiting)
-            grace_s = self._options.leave_s if self._stopping.is_set() else 0.0
             await self._leave(None, grace_s)
             self._reader = None
 
@@ -246,10 +271,13 @@ class Running:
             self._reader.hold(places)
 
     def _count(self) -> None:
-        counts = dict(self._work.counts)
-        self._work.counts.clear()
+        counts = self._work.counts
+        for route in self._routes:
+            counts[route.name, "handled"] += route.handled
+            route.handled = 0
         for (handler, outcome), count in counts.items():
             SUBSCRIBER_EVENTS.labels(self._group, handler, outcome).inc(count)
+        counts.clear()
         oldest_ms = self._work.oldest_ms()
         age_s = 0.0 if oldest_ms is None else max(0.0, (now_ms() - oldest_ms) / 1000)
         SUBSCRIBER_AGE_SECONDS.labels(self._group).set(age_s)

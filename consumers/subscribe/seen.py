@@ -18,9 +18,8 @@ class Seen:
         self._young: dict[bytes | tuple[str, bytes], bytes] = {}
         self._old: dict[bytes | tuple[str, bytes], bytes] = {}
 
-    def __contains__(self, asked: tuple[StoredRecord, bytes]) -> bool:
-        stored, ident = asked
-        name = _name(stored, ident)
+    def is_repeat(self, stored: StoredRecord, ident: bytes) -> bool:
+        name = (stored.topic, stored.key) if stored.topic in _STATES else ident
         known = self._young.get(name)
         if known is None:
             known = self._old.get(name)
@@ -28,7 +27,8 @@ class Seen:
 
     def note(self, stored: StoredRecord, ident: bytes) -> None:
         """This was handled; a deletion has the id ``b""``."""
-        self._young[_name(stored, ident)] = ident
+        name = (stored.topic, stored.key) if stored.topic in _STATES else ident
+        self._young[name] = ident
         if len(self._young) > self._half:
             self._old, self._young = self._young, {}
 
@@ -37,7 +37,3 @@ class Seen:
         for names in (self._young, self._old):
             for name in [name for name in names if isinstance(name, tuple)]:
                 del names[name]
-
-
-def _name(stored: StoredRecord, ident: bytes) -> bytes | tuple[str, bytes]:
-    return (stored.topic, stored.key) if stored.topic in _STATES else ident

@@ -139,6 +139,11 @@ class Subscriber:
         if self._running is not None:
             self._running.stop()
 
+    @property
+    def waiting(self) -> int:
+        """Events that were fetched and are not handled yet, but for those of paused partitions."""
+        return 0 if self._running is None else self._running.waiting
+
     def run_forever(self) -> None:
         """Be a process of its own: run until SIGTERM or Ctrl-C. A second signal ends it at once.
 

@@ -71,13 +71,14 @@ class _Partition:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        #: Whether it is ours for longer than what is under way.
         self.active = True
         #: The first position that came, and when the last one was written.
         self.first_open = 0
         self.written_ms: int | None = None
         self.lanes: dict[bytes, _Lane] = {}
-        #: Positions that are not done, and those behind the first of them that are.
-        self._open: deque[int] = deque()
+        #: Positions from the first that is not done, and those of them that are.
+        self.open: deque[int] = deque()
         self._done: set[int] = set()
         #: Everything up to here is done; and was when it was committed the last time.
         self.handled: int | None = None
@@ -85,48 +86,72 @@ class _Partition:
         #: Items that wait or are being handled; and workers that do that.
         self.items = 0
         self.running = 0
+        #: The last position that a worker has begun.
+        self.begun = -1
+        #: While it goes: how many items before that are still to be handled, since what is done
+        #: behind them would come again; None: none of them will be.
+        self.rest: int | None = None
         #: Until then, by the loop's clock; the lanes that wait for that.
         self.paused_until: float | None = None
         self.parked: list[_Lane] = []
         self._ended: asyncio.Future[None] | None = None
 
-    @property
-    def span(self) -> int:
-        return len(self._open)
-
-    def begin(self, position: int) -> None:
-        self._open.append(position)
-
     def finish(self, position: int) -> None:
-        if not self._open:
+        if not self.open:
             self.handled = position
-        elif self._open[0] != position:
+        elif self.open[0] != position:
             self._done.add(position)
         else:
-            self.handled = self._open.popleft()
-            while self._open and self._open[0] in self._done:
-                self.handled = self._open.popleft()
+            self.handled = self.open.popleft()
+            while self.open and self.open[0] in self._done:
+                self.handled = self.open.popleft()
                 self._done.remove(self.handled)
 
     def skip(self, position: int) -> None:
         """Nobody wants it."""
-        if self._open:
-            self._open.append(position)
+        if self.open:
+            self.open.append(position)
             self._done.add(position)
         else:
             self.handled = position
 
+    def go(self) -> None:
+        """It goes: nothing new is begun but what would leave holes behind."""
+        self.active = False
+        if self.paused_until is None:
+            self.rest = sum(
+                item.stored.position <= self.begun
+                for lane in self.lanes.values()
+                for item in lane.items
+            )
+
+    def may_begin(self, item: _Item) -> bool:
+        return self.active or (self.rest is not None and item.stored.position <= self.begun)
+
+    def drop_rest(self) -> None:
+        """Begin nothing any more, be there holes or not."""
+        self.rest = None
+        self._look()
+
     def left(self) -> None:
         """A worker has no more to do with it for the moment."""
         self.running -= 1
-        if not self.running and self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
+        if not self.active:
+            self._look()
 
-    async def ended(self) -> None:
-        """Return once no worker has anything to do with it."""
-        if self.running:
+    @property
+    def ended(self) -> bool:
+        """Whether no worker has anything to do with it, or will have."""
+        return not self.running and not self.rest
+
+    async def wait_ended(self) -> None:
+        if not self.ended:
             self._ended = asyncio.get_running_loop().create_future()
             await self._ended
+
+    def _look(self) -> None:
+        if self._ended is not None and self.ended and not self._ended.done():
+            self._ended.set_result(None)
 
 
 class Worker:
@@ -173,10 +198,9 @@ class Work:
         self._seen = Seen(seen_max)
         self._samples: dict[tuple[str, str], Sample] = {}
         self.workers: set[Worker] = set()
-        #: Whether no event is begun any more.
         self._ending = False
-        #: Items of partitions that are not paused.
-        self._items = 0
+        #: Items that wait or are being handled, but for those of paused partitions.
+        self.waiting = 0
         self._room: asyncio.Future[None] | None = None
         #: Set once a handler has ended the subscriber.
         self.fault: asyncio.Future[None] = self._loop.create_future()
@@ -187,6 +211,8 @@ class Work:
 
     def add(self, stored: StoredRecord) -> None:
         """Take what was fetched: handle it when its turn comes."""
+        if self._ending:
+            return
         place = stored.topic, stored.partition
         partition = self._partitions.get(place)
         if partition is None:
@@ -197,11 +223,11 @@ class Work:
         if item is None:
             partition.skip(stored.position)
             return
-        partition.begin(stored.position)
+        partition.open.append(stored.position)
         partition.items += 1
         if partition.paused_until is None:
-            self._items += 1
-        if partition.span == _SPAN:
+            self.waiting += 1
+        if len(partition.open) == _SPAN:
             self._hold_back()
         lane = partition.lanes.get(stored.key)
         if lane is not None:
@@ -241,19 +267,21 @@ class Work:
         return item if item.routes else None
 
     def end(self) -> None:
-        """Begin no event any more."""
+        """Begin nothing any more but what would leave holes behind."""
         self._ending = True
+        for partition in self._partitions.values():
+            partition.go()
 
     async def room(self) -> None:
         """Return once more can be fetched."""
-        while self._items >= self._queue_max:
+        while self.waiting >= self._queue_max:
             self._room = self._loop.create_future()
             await self._room
 
     # Workers
 
     def _go_on(self) -> None:
-        if self._ready and len(self.workers) < self._parallel and not self._ending:
+        if self._ready and len(self.workers) < self._parallel:
             worker = Worker()
             worker.task = self._loop.create_task(self._work(worker))
             self.workers.add(worker)
@@ -261,21 +289,24 @@ class Work:
     async def _work(self, worker: Worker) -> None:
         turn = self._loop.time() + _TURN_S
         try:
-            while self._ready and not self._ending:
+            while self._ready:
                 lane = self._ready.popleft()
                 partition = lane.partition
-                if not partition.active:
+                item = lane.items[0]
+                if not partition.may_begin(item):
                     continue
                 if partition.paused_until is not None:
                     partition.parked.append(lane)
                     continue
-                item = lane.items[0]
                 worker.partition, worker.item = partition, item
                 partition.running += 1
+                partition.begun = max(partition.begun, item.stored.position)
                 try:
                     again_s = await self._handle(worker, partition, item)
                     if again_s is None:
                         self._finish(lane)
+                    elif not partition.active:
+                        partition.drop_rest()
                     elif again_s:
                         self._loop.call_later(again_s, self._again, lane)
                     else:
@@ -293,7 +324,7 @@ class Work:
     async def _handle(self, worker: Worker, partition: _Partition, item: _Item) -> float | None:
         """Bring an event as far as it goes; None: it is done, else after how long to try again."""
         stored, ident = item.stored, item.ident
-        if ident is not None and not item.at and (stored, ident) in self._seen:
+        if ident is not None and self._seen.is_repeat(stored, ident) and not item.at:
             self.counts[item.routes[0].name, "repeat"] += 1
             return None
         if item.verdict is not None and not await self._set_aside(partition, item):
@@ -337,7 +368,7 @@ class Work:
             return self._failed(partition, route, item, error)
         else:
             route.given_up = 0
-            self.counts[route.name, "handled"] += 1
+            route.handled += 1
         finally:
             worker.since = None
             if worker.expired:
@@ -408,11 +439,15 @@ class Work:
             self._seen.note(item.stored, item.ident)
         partition.finish(item.stored.position)
         if not partition.active:
+            if partition.rest:
+                partition.rest -= 1
+            if lane.items:
+                self._ready.append(lane)
             return
         partition.items -= 1
         if partition.paused_until is None:
             self._less(1)
-        if partition.span == _SPAN // 2:
+        if len(partition.open) == _SPAN // 2:
             self._hold_back()
         if lane.items:
             self._ready.append(lane)
@@ -420,8 +455,8 @@ class Work:
             del partition.lanes[item.stored.key]
 
     def _less(self, count: int) -> None:
-        self._items -= count
-        if self._room is not None and self._items <= self._queue_max // 2:
+        self.waiting -= count
+        if self._room is not None and self.waiting <= self._queue_max // 2:
             room, self._room = self._room, None
             if not room.done():
                 room.set_result(None)
@@ -449,7 +484,7 @@ class Work:
         if not partition.active or until is None or until > self._loop.time():
             return
         partition.paused_until = None
-        self._items += partition.items
+        self.waiting += partition.items
         parked, partition.parked = partition.parked, []
         self._hold_back()
         for lane in parked:
@@ -460,7 +495,7 @@ class Work:
             place
             for place, each in self._partitions.items()
             if each.paused_until is not None
-            or each.span >= (_SPAN // 2 + 1 if place in self._held else _SPAN)
+            or len(each.open) >= (_SPAN // 2 + 1 if place in self._held else _SPAN)
         )
         if held != self._held:
             self._held = held
@@ -471,13 +506,17 @@ class Work:
     async def leave(self, places: Collection[Place] | None, grace_s: float) -> "Handled":
         """Give partitions up, all if None: return once nothing is under way in them any more.
 
-        Handlers may go on for ``grace_s``, then they are cancelled. What was done can be committed.
+        For ``grace_s`` handlers may go on, and what comes before what they have is handled, too;
+        then they are cancelled. What was done can be committed.
         """
         if places is None:
             places = list(self._partitions)
         leaving = [self._partitions.pop(place) for place in places if place in self._partitions]
         for partition in leaving:
-            partition.active = False
+            if partition.active:
+                partition.go()
+            if not grace_s:
+                partition.drop_rest()
             if partition.paused_until is None:
                 self._less(partition.items)
         self._hold_back()
@@ -485,19 +524,24 @@ class Work:
             self._seen.forget_states()
         left = await _wait_for(leaving, grace_s)
         if left:
-            for worker in list(self.workers):
-                busy, item = worker.partition, worker.item
-                if busy in left and busy and item and worker.task:
-                    self._say("handler_given_up", busy, worker.route, item)
-                    worker.task.cancel()
-            for partition in await _wait_for(left, _CANCEL_S):
-                log.error(
-                    "handler_does_not_end",
-                    group=self._group,
-                    topic=partition.place[0],
-                    partition=partition.place[1],
-                )
+            await self._give_up(left)
         return Handled(leaving)
+
+    async def _give_up(self, partitions: Collection[_Partition]) -> None:
+        for partition in partitions:
+            partition.drop_rest()
+        for worker in list(self.workers):
+            busy, item = worker.partition, worker.item
+            if busy in partitions and busy and item and worker.task:
+                self._say("handler_given_up", busy, worker.route, item)
+                worker.task.cancel()
+        for partition in await _wait_for(partitions, _CANCEL_S):
+            log.error(
+                "handler_does_not_end",
+                group=self._group,
+                topic=partition.place[0],
+                partition=partition.place[1],
+            )
 
     def handled(self) -> "Handled":
         """What can be committed."""
@@ -603,13 +647,13 @@ class Handled:
 
 async def _wait_for(partitions: Collection[_Partition], wait_s: float) -> Collection[_Partition]:
     """Those in which workers are still busy after so long."""
-    busy = [each for each in partitions if each.running]
+    busy = [each for each in partitions if not each.ended]
     if busy:
-        ended = [asyncio.ensure_future(each.ended()) for each in busy]
+        ended = [asyncio.ensure_future(each.wait_ended()) for each in busy]
         await asyncio.wait(ended, timeout=wait_s)
-        for each in ended:
-            each.cancel()
-    return [each for each in busy if each.running]
+        for waiting in ended:
+            waiting.cancel()
+    return [each for each in busy if not each.ended]
 
 
 def _name_of(route: Route | None) -> str:

@@ -254,15 +254,13 @@ class KafkaReader:
         self, found: Mapping[TopicPartition, Sequence["ConsumerRecord[bytes | None, bytes | None]"]]
     ) -> list[StoredRecord]:
         """Partitions side by side as they were written, each in its own order."""
-        return list(
-            heapq.merge(
-                *(
-                    [stored_record(record, self._prefix) for record in records]
-                    for records in found.values()
-                ),
-                key=lambda record: record.written_ms,
-            )
-        )
+        lists = [
+            [stored_record(record, self._prefix) for record in records]
+            for records in found.values()
+        ]
+        if len(lists) == 1:
+            return lists[0]
+        return list(heapq.merge(*lists, key=lambda record: record.written_ms))
 
     async def _pass_over(self, place: TopicPartition, offset: int) -> None:
         """Go on with what is left of a partition of which ``offset`` is not there any more."""
@@ -333,6 +331,8 @@ async def open_kafka_reader(
         max_partition_fetch_bytes=8 * 1024 * 1024,
         # Whoever has enough to do with what was fetched stays a member all the same.
         max_poll_interval_ms=_ENDLESS_MS if watcher else 300_000,
+        # Who comes waits for all to hear of it, and meanwhile nobody gets anything.
+        heartbeat_interval_ms=1_000 if watcher else 3_000,
     )
     reader = KafkaReader(consumer, prefix, start, watcher)
     try:
