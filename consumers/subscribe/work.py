@@ -327,13 +327,12 @@ class Work:
         if ident is not None and self._seen.is_repeat(stored, ident) and not item.at:
             self.counts[item.routes[0].name, "repeat"] += 1
             return None
-        if item.verdict is not None and not await self._set_aside(partition, item):
-            return 0.0
-        while item.at < len(item.routes):
-            worker.route = route = item.routes[item.at]
-            again_s = await self._call(worker, partition, item, route)
-            if again_s is not None:
-                return again_s
+        while item.verdict is not None or item.at < len(item.routes):
+            if item.verdict is None:
+                worker.route = route = item.routes[item.at]
+                again_s = await self._call(worker, partition, item, route)
+                if again_s is not None:
+                    return again_s
             if item.verdict is not None and not await self._set_aside(partition, item):
                 return 0.0
             item.at += 1
@@ -447,7 +446,7 @@ class Work:
         partition.items -= 1
         if partition.paused_until is None:
             self._less(1)
-        if len(partition.open) == _SPAN // 2:
+        if self._held and len(partition.open) <= _SPAN // 2 and partition.place in self._held:
             self._hold_back()
         if lane.items:
             self._ready.append(lane)

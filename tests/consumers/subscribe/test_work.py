@@ -1,0 +1,369 @@
+"""The work between what was fetched and what can be committed, by itself."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.subscribe.events import NotNowError, RejectError, Retry
+from consumers.subscribe.routes import Routes, event_route
+from consumers.subscribe.work import Work, _Partition
+from ingest.errors import PublishError
+from ingest.eventlog.log import Place, StoredRecord
+from schemas.call import Call
+from tests.consumers.subscribe.logs import call, until
+
+
+def stored(leg: str, position: int, partition: int = 0, ident: str | None = None) -> StoredRecord:
+    record = call(leg, position, ident=ident)
+    return StoredRecord(
+        record.topic, partition, position, 0, record.key, record.value, record.headers
+    )
+
+
+class Bench:
+    """Work with one handler, and what it did."""
+
+    def __init__(self, handler: Any = None, *, queue_max: int = 1000, parallel: int = 4) -> None:
+        self.held: list[Collection[Place]] = []
+        self.rejected: list[tuple[int, str, str]] = []
+        self.refuses = 0
+        self.seen: list[int] = []
+
+        async def note(call: Call) -> None:
+            self.seen.append(int(call.custom_data or "-1"))
+
+        self.routes = Routes()
+        retry = Retry(tries=2, first_s=0.01, most_s=0.02)
+        self.routes.add(event_route(Call, handler or note, (), retry, None))
+        self.work = Work(
+            "crm",
+            self.routes,
+            self._reject,
+            self.held.append,
+            parallel=parallel,
+            queue_max=queue_max,
+            seen_max=100,
+        )
+
+    async def _reject(self, stored: StoredRecord, reason: str, detail: str) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise PublishError("disk_full")
+        self.rejected.append((stored.position, reason, detail))
+
+    def committable(self) -> dict[Place, int]:
+        return {(each.topic, each.partition): each.position for each in self.work.handled().records}
+
+
+# What can be committed
+
+
+@given(
+    wanted=st.lists(st.booleans(), min_size=1, max_size=30),
+    gaps=st.lists(st.integers(1, 3), min_size=30, max_size=30),
+    data=st.data(),
+)
+def test_what_can_be_committed_is_what_stands_before_the_first_that_is_open(
+    wanted: Sequence[bool], gaps: Sequence[int], data: st.DataObject
+) -> None:
+    """In whatever order things are done, with positions left out and records that nobody wants."""
+    partition = _Partition(("calls", 0))
+    positions: list[int] = []
+    position = 0
+    for gap in gaps[: len(wanted)]:
+        position += gap
+        positions.append(position)
+    undone: set[int] = set()
+    added = 0
+    while added < len(positions) or undone:
+        choices = [*sorted(undone)]
+        if added < len(positions):
+            choices.append(-1)
+        choice = data.draw(st.sampled_from(choices))
+        if choice != -1:
+            partition.finish(choice)
+            undone.remove(choice)
+        elif wanted[added]:
+            partition.open.append(positions[added])
+            undone.add(positions[added])
+            added += 1
+        else:
+            partition.skip(positions[added])
+            added += 1
+        seen = positions[:added]
+        before = [each for each in seen if not undone or each < min(undone)]
+        assert partition.handled == (before[-1] if before else None)
+
+
+async def test_what_was_committed_is_not_committed_again() -> None:
+    bench = Bench()
+    for position in range(3):
+        bench.work.add(stored("1", position))
+    await until(lambda: len(bench.seen) == 3)
+    await asyncio.sleep(0)
+    handled = bench.work.handled()
+    assert [each.position for each in handled.records] == [2]
+    assert bench.committable() == {("calls", 0): 2}  # it may have failed
+    handled.committed()
+    assert bench.committable() == {}
+
+
+async def test_what_nobody_wants_is_passed_over_and_committed() -> None:
+    bench = Bench()
+    other = stored("1", 5)
+    other.headers = (("ce_type", b"dialstream.message.received"), ("ce_id", b"x"))
+    bench.work.add(other)
+    tombstone = stored("1", 6)
+    tombstone.value = None
+    bench.work.add(tombstone)
+    assert bench.committable() == {("calls", 0): 6}
+    assert bench.seen == []
+
+
+async def test_a_record_of_others_is_handled_if_it_is_an_event_and_else_rejected() -> None:
+    bench = Bench()
+    plain = stored("1", 1)
+    plain.headers = ()
+    bench.work.add(plain)
+    garbage = StoredRecord("calls", 0, 2, 0, b"", b"\xff{}", ())
+    bench.work.add(garbage)
+    for position, value in (
+        (3, b"[]"),
+        (4, b'{"type":1,"id":"x"}'),
+        (5, b'{"type":"a.b","id":null}'),
+    ):
+        bench.work.add(StoredRecord("calls", 0, position, 0, b"", value, ()))
+    await until(lambda: bench.committable() == {("calls", 0): 5})
+    assert bench.seen == [1]
+    assert [(at, reason) for at, reason, _ in bench.rejected] == [
+        (at, "unreadable") for at in (2, 3, 4, 5)
+    ]
+
+
+# Waiting
+
+
+async def test_no_more_is_fetched_than_can_wait() -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+
+    bench = Bench(wait, queue_max=10)
+    for position in range(10):
+        bench.work.add(stored(f"leg{position}", position))
+    room = asyncio.create_task(bench.work.room())
+    await asyncio.sleep(0.05)
+    assert not room.done()
+    release.set()
+    async with asyncio.timeout(20):
+        await room
+    assert bench.work.waiting <= 5
+
+
+async def test_what_waits_in_a_paused_partition_takes_no_room() -> None:
+    async def never(call: Call) -> None:
+        raise NotNowError(3600)
+
+    bench = Bench(never, queue_max=10)
+    for position in range(50):
+        bench.work.add(stored(f"leg{position}", position))
+    await until(lambda: bool(bench.held))
+    assert bench.held == [{("calls", 0)}]
+    async with asyncio.timeout(20):
+        await bench.work.room()
+    assert bench.work.waiting == 0
+
+
+async def test_an_event_that_is_never_done_does_not_let_a_partition_run_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumers.subscribe.work._SPAN", 20)
+    release = asyncio.Event()
+    seen: list[int] = []
+
+    async def handle(call: Call) -> None:
+        if call.call_id == "slow":
+            await release.wait()
+        seen.append(int(call.custom_data or "-1"))
+
+    bench = Bench(handle)
+    bench.work.add(stored("slow", 0))
+    for position in range(1, 25):
+        bench.work.add(stored("quick", position))
+    await until(lambda: len(seen) == 24)
+    assert bench.held == [{("calls", 0)}]
+    assert bench.committable() == {}
+    release.set()
+    await until(lambda: bench.committable() == {("calls", 0): 24})
+    assert bench.held == [{("calls", 0)}, set()]
+
+
+async def test_a_reject_that_cannot_be_stored_waits_and_the_handler_is_not_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumers.subscribe.work._STORE_AGAIN_S", 0.01)
+    calls: list[str] = []
+
+    async def reject(call: Call) -> None:
+        calls.append(call.call_id)
+        raise RejectError("no", "because")
+
+    bench = Bench(reject)
+    bench.refuses = 3
+    bench.work.add(stored("1", 0))
+    await until(lambda: bool(bench.rejected))
+    assert bench.rejected == [(0, "no", "because")]
+    assert calls == ["1"]
+    assert bench.refuses == 0
+
+
+async def test_several_handlers_get_an_event_one_after_the_other_each_until_it_has_it() -> None:
+    order: list[str] = []
+
+    async def first(call: Call) -> None:
+        order.append("first")
+
+    async def second(call: Call) -> None:
+        order.append("second")
+        if order.count("second") == 1:
+            raise OSError
+
+    bench = Bench(first)
+    bench.routes.add(event_route(Call, second, (), Retry(tries=2, first_s=0.01), None))
+    bench.work.add(stored("1", 0))
+    await until(lambda: bench.committable() == {("calls", 0): 0})
+    assert order == ["first", "second", "second"]
+
+
+async def test_a_handler_that_says_itself_that_it_was_cancelled_has_failed() -> None:
+    """As when something that it waits for was cancelled by others. Nobody has asked for that."""
+    tries = 0
+
+    async def cancelled(call: Call) -> None:
+        nonlocal tries
+        tries += 1
+        raise asyncio.CancelledError
+
+    bench = Bench(cancelled)
+    bench.work.add(stored("1", 0))
+    bench.work.add(stored("1", 1))
+    await until(lambda: len(bench.rejected) == 2)
+    assert tries == 4
+    assert [reason for _, reason, _ in bench.rejected] == ["CancelledError", "CancelledError"]
+
+
+async def test_a_handler_that_does_not_mind_its_time_keeps_its_worker_only() -> None:
+    """One that swallows its cancellation and goes on is taken at its word."""
+    ended = 0
+
+    async def stubborn(call: Call) -> None:
+        nonlocal ended
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.01)
+        ended += 1
+
+    bench = Bench(stubborn)
+    for route in bench.routes:
+        route.timeout_s = 0.05
+    for position in range(3):
+        bench.work.add(stored("1", position))
+    async with asyncio.timeout(20):
+        while ended < 3:
+            bench.work.cancel_late()
+            await asyncio.sleep(0.01)
+    await until(lambda: bench.committable() == {("calls", 0): 2})
+    assert bench.rejected == []
+
+
+# Leaving
+
+
+async def test_what_is_left_behind_has_no_holes() -> None:
+    """What stands before what has begun is handled, too: else that would come again."""
+    gates = {"a": asyncio.Event(), "b": asyncio.Event()}
+    seen: list[tuple[str, int]] = []
+
+    async def handle(call: Call) -> None:
+        if call.call_id in gates:
+            await gates[call.call_id].wait()
+        seen.append((call.call_id, int(call.custom_data or "-1")))
+
+    bench = Bench(handle, parallel=2)
+    # Two workers: a and b have begun, the second of a stands before b, c behind.
+    for position, leg in enumerate(["a", "a", "b", "b", "c"]):
+        bench.work.add(stored(leg, position))
+    await asyncio.sleep(0.01)
+    leaving = asyncio.create_task(bench.work.leave([("calls", 0)], 20.0))
+    await asyncio.sleep(0.01)
+    gates["b"].set()
+    await asyncio.sleep(0.01)
+    assert not leaving.done()
+    gates["a"].set()
+    handled = await leaving
+    assert sorted(seen) == [("a", 0), ("a", 1), ("b", 2)]
+    assert [each.position for each in handled.records] == [2]
+    assert bench.committable() == {}
+
+
+async def test_what_is_lost_is_given_up_at_once() -> None:
+    cancelled: list[str] = []
+
+    async def hang(call: Call) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append(call.call_id)
+            raise
+
+    bench = Bench(hang, parallel=2)
+    for position, leg in enumerate(["a", "b", "c"]):
+        bench.work.add(stored(leg, position))
+    bench.work.add(stored("d", 0, partition=1))
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        handled = await bench.work.leave([("calls", 0)], 0.0)
+    assert sorted(cancelled) == ["a", "b"]
+    assert handled.records == []
+    # What is ours goes on.
+    await until(lambda: any(worker.item for worker in bench.work.workers))
+    async with asyncio.timeout(20):
+        await bench.work.leave(None, 0.0)
+    assert sorted(cancelled) == ["a", "b", "d"]
+
+
+async def test_whoever_does_not_end_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumers.subscribe.work._CANCEL_S", 0.05)
+    over = asyncio.Event()
+
+    async def stubborn(call: Call) -> None:
+        while not over.is_set():
+            try:
+                await over.wait()
+            except asyncio.CancelledError:
+                continue
+
+    bench = Bench(stubborn)
+    bench.work.add(stored("1", 0))
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        await bench.work.leave(None, 0.01)
+    over.set()
+
+
+async def test_a_partition_that_comes_back_begins_where_the_log_says() -> None:
+    bench = Bench()
+    bench.work.add(stored("1", 5))
+    await until(lambda: bench.seen == [5])
+    await bench.work.leave([("calls", 0)], 20.0)
+    bench.work.add(stored("1", 2, ident="another"))
+    await until(lambda: bench.seen == [5, 2])
+    assert bench.committable() == {("calls", 0): 2}
