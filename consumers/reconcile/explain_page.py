@@ -125,7 +125,7 @@ class Page:
                 odd = name.replace("_ms", "_at") in differing or name in differing
                 style = "red" if odd else ""
                 table.add_row(Text(called, "dim"), *(Text(each, style) for each in values))
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     def _verdict(self, verdict: Mapping[str, Any], *, is_void: bool = False) -> None:
         data = verdict["data"]
@@ -228,7 +228,7 @@ class Page:
         for (called, values), is_shut in zip(rows, shut, strict=True):
             style = "red" if is_shut else ""
             table.add_row(Text(called, "dim"), *(Text(each, style) for each in values))
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     def _tolerance_s(self, calls: Iterable[Candidate | None]) -> float:
         lengths = [each.duration_ms for each in calls if each is not None]
@@ -253,7 +253,7 @@ class Page:
                 Text("; ".join(words + untold), "red" if shut else "green"),
                 Text(_what(each), "bold" if each.what in ("taken", "near") else "dim"),
             )
-        self._console.print(Padding(table, (0, 0, 0, 2)))
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
         gate_s = sight.setup.rules.gate_ms / 1000
         gates_told = ", ".join(text.format(gate=gate_s) for text in _GATES.values())
         self.say(f"Gates: {gates_told}.", style="dim", indent=2)
