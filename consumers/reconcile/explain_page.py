@@ -92,7 +92,7 @@ class Page:
         self._since_ms = 0 if since is None else round(since.timestamp() * 1000)
 
     def say(self, text: str, *, style: str = "", indent: int = 0) -> None:
-        self._console.print(Text(" " * indent + text, style), soft_wrap=True)
+        self._console.print(_text(" " * indent + text, style), soft_wrap=True)
 
     def print(self, told: Told) -> None:
         leg = told.leg
@@ -124,18 +124,18 @@ class Page:
             if any(each != "-" for each in values):
                 odd = name.replace("_ms", "_at") in differing or name in differing
                 style = "red" if odd else ""
-                table.add_row(Text(called, "dim"), *(Text(each, style) for each in values))
+                table.add_row(_text(called, "dim"), *(_text(each, style) for each in values))
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     def _verdict(self, verdict: Mapping[str, Any], *, is_void: bool = False) -> None:
         data = verdict["data"]
         word = data["verdict"]
         style = "dim" if is_void else "green" if word in ("matched", "late") else "red"
-        text = Text("  ").append(f"{data['n']}. {word}", f"bold {style}")
+        text = _text("  ").append(f"{data['n']}. {word}", f"bold {style}")
         text.append(f"  {_short(verdict['time'])}  ", "dim")
         words = _WORDS.get(word, "")
         if is_of_pair(data):
-            text.append(f"of {data['call_id']}: ")
+            text.append(_text(f"of {data['call_id']}: "))
             words = _WORDS_OF_PAIRS.get(word, words).format(
                 pushed=data["pushed_connection"], recorded=data["recorded_connection"]
             )
@@ -218,16 +218,10 @@ class Page:
                 ],
             ),
         ]
-        shut = [
-            gates.get("numbers") is False,
-            gates.get("numbers") is False,
-            gates.get("direction") is False,
-            gates.get("start") is False,
-            gates.get("agreement") is False,
-        ]
-        for (called, values), is_shut in zip(rows, shut, strict=True):
-            style = "red" if is_shut else ""
-            table.add_row(Text(called, "dim"), *(Text(each, style) for each in values))
+        by_row = ("numbers", "numbers", "direction", "start", "agreement")
+        for (called, values), gate in zip(rows, by_row, strict=True):
+            style = "red" if gates.get(gate) is False else ""
+            table.add_row(_text(called, "dim"), *(_text(each, style) for each in values))
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
 
     def _tolerance_s(self, calls: Iterable[Candidate | None]) -> float:
@@ -247,11 +241,11 @@ class Page:
             untold = [f"{name} not told" for name in _GATES if gates[name] is None]
             words = [f"shut: {', '.join(shut)}"] if shut else ["all open"]
             table.add_row(
-                _legs(each.call_ids),
+                _text(_legs(each.call_ids)),
                 _apart(each.edge.start_distance_ms),
                 _apart(each.edge.duration_distance_ms),
-                Text("; ".join(words + untold), "red" if shut else "green"),
-                Text(_what(each), "bold" if each.what in ("taken", "near") else "dim"),
+                _text("; ".join(words + untold), "red" if shut else "green"),
+                _text(_what(each), "bold" if each.what in ("taken", "near") else "dim"),
             )
         self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
         gate_s = sight.setup.rules.gate_ms / 1000
@@ -324,8 +318,13 @@ class Page:
 def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(_text(column))
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Nothing that a terminal would obey: ids are what providers say they are."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text), style)
 
 
 def _what(rival: Rival) -> str:

@@ -296,5 +296,12 @@ def test_whose_numbers_differ_within_a_connection_they_are_masked(explain: Expla
     assert "+15559990009" not in out + explain(facts, "100", "--json", core=new_core())
 
 
+def test_an_id_is_a_text_and_nothing_that_a_terminal_obeys(explain: Explain) -> None:
+    facts: list[Fact] = [AGENT, pushed("100", T0), recorded("[/b]\x1b[2J", T0, T0 + MINUTE)]
+    out = explain(facts, "100")
+    assert "[/b]" in out
+    assert "\x1b" not in out
+
+
 def test_of_a_call_that_nobody_knows(explain: Explain) -> None:
     assert explain(BOTH, "7", code=1) == "The stream knows of no call '7'.\n"
