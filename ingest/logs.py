@@ -297,8 +297,8 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "connection action said",
     ),
     "sink_waits": (
-        "A provider, or our disk, is away: nothing is lost, and it is tried until it is there.",
-        "connection reason said retry_in_s",
+        "A provider, or our disk, is away: nothing is lost, it is tried again; one line in 10 s.",
+        "connection reason said retry_in_s suppressed",
     ),
     "sink_stopped": (
         "A provider refuses our token or account: tried again after a while, and at SIGHUP.",

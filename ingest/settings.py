@@ -281,6 +281,11 @@ class Sink(Section):
         return tuple(name for name in SINK_RULES if getattr(self, name))
 
 
+def sink_group(connection: str) -> str:
+    """The consumer group that tells a connection what its section `sink` asks for."""
+    return f"sink-{connection}"
+
+
 SINK_RULES = ("dnc_on_stop", "dnc_on_consent", "lead_on_missed", "update_on_contact")
 
 

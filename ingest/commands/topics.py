@@ -27,7 +27,7 @@ from ingest.eventlog.cluster import (
     open_cluster,
 )
 from ingest.eventlog.journal import journal_folder
-from ingest.settings import Kafka, Settings
+from ingest.settings import Kafka, Settings, sink_group
 from schemas.topics import DAY_S, MAX_RECORD_BYTES, TOPICS, Topic
 
 #: For everything after the connection: Kafka makes a topic in moments, or not at all.
@@ -36,10 +36,13 @@ LEADERS_S = 20.0
 
 
 def create_topics(settings: Settings, group: str | None = None) -> int:
-    """Make the topics that are missing, print what there is and what differs; the exit code."""
-    topics = list(TOPICS.values())
-    if group is not None:
-        topics.append(rejects_of(group))
+    """Make the topics that are missing, print what there is and what differs; the exit code.
+
+    Those for what the sinks of the settings, and ``group``, cannot handle are among them.
+    """
+    sinks = [sink_group(name) for name, each in settings.connections.items() if each.sink.rules]
+    groups = dict.fromkeys([*sinks, *([] if group is None else [group])])
+    topics = [*TOPICS.values(), *map(rejects_of, groups)]
     if settings.eventlog.kind == "kafka":
         return asyncio.run(_create_on_kafka(settings.kafka, topics))
     folder = journal_folder(settings.eventlog.path)

@@ -143,13 +143,16 @@ class Executor:
         self._failures += 1
         pause_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._failures - 1, 30), _LAST_PAUSE_S)
         pause_s = max(pause_s, error.retry_after_s or 0.0)
-        log.warning(
-            "sink_waits",
-            connection=self._name,
-            reason=error.reason,
-            said=error.said,
-            retry_in_s=pause_s,
-        )
+        suppressed = self._sample.take(self._clock_ms() / 1000)
+        if suppressed is not None:
+            log.warning(
+                "sink_waits",
+                connection=self._name,
+                reason=error.reason,
+                said=error.said,
+                retry_in_s=pause_s,
+                suppressed=suppressed,
+            )
         return NotNowError(pause_s)
 
 

@@ -24,7 +24,7 @@ from ingest.providers.dialedin.api import FailedError, open_api
 from ingest.providers.dialedin.assumptions import Assumptions
 from ingest.runner import Stopping
 from ingest.service import Service, open_standby_service
-from ingest.settings import Settings
+from ingest.settings import Settings, sink_group
 from ingest.work import Job, share_work
 from schemas.base import Model
 from schemas.times import now_ms
@@ -57,11 +57,6 @@ def sink_connections(settings: Settings) -> list[str]:
         for name, connection in settings.connections.items()
         if connection.sink.rules and PROVIDERS[connection.provider].takes_commands
     ]
-
-
-def group_of(connection: str) -> str:
-    """The consumer group that tells a connection."""
-    return f"sink-{connection}"
 
 
 def ledger_path(path: Path, connection: str) -> Path:
@@ -143,15 +138,23 @@ class _Sink:
         try:
             while True:
                 self._reloaded.clear()
+                key = self._key()
                 try:
                     await self._tell(rules, ledger)
                 except (KeyRefusedError, ConfigError) as error:
+                    if self._key() != key:
+                        continue  # another one was put into its file
                     self._stop(error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(STOPPED_S):
                         await self._reloaded.wait()
         finally:
             await ledger.close()
+
+    def _key(self) -> str:
+        with suppress(ConfigError):
+            return self._connection.key()
+        return ""
 
     async def _adopt(self) -> Mapping[str, int]:
         """Since when each rule that is on has been: before, it was none of our business."""
@@ -194,7 +197,7 @@ class _Sink:
 
     def _subscriber(self, rules: Rules, executor: Executor) -> Subscriber:
         subscriber = Subscriber(
-            group_of(self._name), leave_s=_LEAVE_S, settings=self._service.settings
+            sink_group(self._name), leave_s=_LEAVE_S, settings=self._service.settings
         )
         for rule in self._connection.sink.rules:
             handler = self._handler(rules, executor)

@@ -10,16 +10,24 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Literal, TypeAlias
 
+from msgspec import Struct
+
 from ingest.api import Api, ApiError, Deadlines, Facts, Reason, masked
 from ingest.api import open_api as open_any
 from ingest.providers.dialedin.assumptions import RESERVED, Assumptions
-from ingest.providers.dialedin.replies import Reply, lead_exists, read_reply
+from ingest.providers.dialedin.replies import Kind, lead_exists, read_reply, without
 from ingest.settings import Connection
 
 _PATH = "/HttpImport"
 
 Done: TypeAlias = Literal["ok", "duplicate"]
 SearchField: TypeAlias = Literal["ClientId", "Phone"]
+
+#: Parameters that hold nothing of anybody.
+_OURS = frozenset(("Action", "SearchField", "Detailed", "Campaign"))
+
+#: Texts of so many letters, or fewer, are quoted by chance.
+_QUOTED = 2
 
 #: Longest texts of a lead's fields, of those whose length is known.
 LENGTHS: Mapping[str, int] = {
@@ -81,20 +89,20 @@ class DialedInApi:
     async def insert_dnc(self, number: str) -> Done:
         """Put a number on the do-not-call list, and take it out of all leads. Again: no harm."""
         form = {"Action": "InsertDnc", "Number": number}
-        return self._done(await self._post(self._assume.files.lead_operations, form))
+        return _done(await self._post(self._assume.files.lead_operations, form))
 
     async def update_lead(self, number: str, fields: Mapping[str, str]) -> Done:
         """Set fields of the leads with a number. Creates none, and rings nobody; again: no harm."""
         form = {"SearchField": "Phone", "Identifier": number, **_checked(fields)}
-        return self._done(await self._post(self._assume.files.update_lead, form))
+        return _done(await self._post(self._assume.files.update_lead, form))
 
     async def lead_exists(self, by: SearchField, value: str) -> bool:
         """Whether there is a lead of that, in any campaign. What is unclear is a `FailedError`."""
         form = {"Action": "SearchLead", "SearchField": by, "Identifier": value, "Detailed": "0"}
-        body, reply = await self._post(self._assume.files.lead_operations, form)
-        found = lead_exists(body) if reply.kind == "json" else None
+        answer = await self._post(self._assume.files.lead_operations, form)
+        found = lead_exists(answer.body) if answer.kind == "json" else None
         if found is None:
-            raise self._failed(reply)
+            raise FailedError(answer.said)
         return found
 
     async def inject_lead(
@@ -122,15 +130,15 @@ class DialedInApi:
             "DialNonCallables": "0",
             **_checked(fields),
         }
-        return self._done(await self._post(self._assume.files.inject_lead, form, once=True))
+        return _done(await self._post(self._assume.files.inject_lead, form, once=True))
 
-    async def _post(
-        self, file: str, form: Mapping[str, str], *, once: bool = False
-    ) -> tuple[bytes, Reply]:
+    async def _post(self, file: str, form: Mapping[str, str], *, once: bool = False) -> "_Answer":
         body = await self._api.ask(
             "POST", f"{_PATH}/{file}", form={"accid": self._account, **form}, once=once
         )
-        reply = read_reply(body, self._assume, (text for text in form.values() if len(text) > 2))
+        sent = [text for name, text in form.items() if name not in _OURS and len(text) > _QUOTED]
+        reply = read_reply(body, self._assume, sent)
+        said = masked(without(reply.text, sent), self._api.key)
         call = f"POST {_PATH}/{file}"
         if reply.kind == "refused":
             raise ApiError(
@@ -138,7 +146,7 @@ class DialedInApi:
                 f"{call}: refused",
                 status=200,
                 mend=_needs("unauthorized", call).format(name=self._api.name),
-                said=self._masked(reply),
+                said=said,
             )
         if reply.kind == "page":
             raise ApiError(
@@ -146,23 +154,24 @@ class DialedInApi:
                 f"{call}: answered with a page for people",
                 status=200,
                 mend="is there a proxy between, or is base_url wrong? Else try again later",
-                said=self._masked(reply),
+                said=said,
             )
-        return body, reply
+        return _Answer(reply.kind, body, said)
 
-    def _done(self, answer: tuple[bytes, Reply]) -> Done:
-        _, reply = answer
-        if reply.kind == "ok":
-            return "ok"
-        if reply.kind == "duplicate":
-            return "duplicate"
-        raise self._failed(reply)
 
-    def _failed(self, reply: Reply) -> FailedError:
-        return FailedError(self._masked(reply))
+def _done(answer: "_Answer") -> Done:
+    if answer.kind == "ok":
+        return "ok"
+    if answer.kind == "duplicate":
+        return "duplicate"
+    raise FailedError(answer.said)
 
-    def _masked(self, reply: Reply) -> str:
-        return masked(reply.text, self._api.key)
+
+class _Answer(Struct, frozen=True):
+    kind: Kind
+    body: bytes
+    #: Without what was sent, and masked.
+    said: str
 
 
 def _checked(fields: Mapping[str, str]) -> dict[str, str]:

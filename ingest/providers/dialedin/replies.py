@@ -49,12 +49,17 @@ def read_reply(body: bytes, assume: Assumptions, sent: Iterable[str] = ()) -> Re
         return Reply("page", text)
     if any(" ".join(part.split()) in text for part in assume.duplicate):
         return Reply("duplicate", text)
-    own = text.lower()
-    for value in sorted(sent, key=len, reverse=True):
-        own = own.replace(value.lower(), " ")
+    own = without(text, sent).lower()
     if any(part.lower() in own for part in assume.refused):
         return Reply("refused", text)
     return Reply("failed", text)
+
+
+def without(text: str, sent: Iterable[str]) -> str:
+    """A reply's words but for those that quote what was sent."""
+    for value in sorted(sent, key=len, reverse=True):
+        text = re.sub(re.escape(" ".join(value.split())), "…", text, flags=re.IGNORECASE)
+    return text
 
 
 def _plain(text: str) -> str:

@@ -243,3 +243,11 @@ async def test_what_has_not_reached_it_is_told_so() -> None:
         with pytest.raises(ApiError) as raised:
             await inject(api)
         assert not raised.value.reached
+
+
+async def test_what_it_quotes_of_a_person_is_not_told() -> None:
+    quoting = "Result: Lead Example Customer (555-123-0001) of Example Campaign is not allowed"
+    async with telling(answer(200, quoting.encode())) as (api, _):
+        with pytest.raises(FailedError) as raised:
+            await inject(api, fields={"FirstName": "Example  Customer", "LastName": "x"})
+        assert raised.value.said == "Result: Lead ... (…) of Example Campaign is not allowed"

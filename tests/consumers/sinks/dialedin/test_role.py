@@ -1,0 +1,327 @@
+"""The sink as a process: on the journal, against a simulated DialedIn, killed in the midst."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGHUP
+from typing import Any
+
+import pytest
+
+from ingest.simulator.dialedin_server import SimulatedDialedIn, simulated_dialedin
+from schemas.event import Event
+from schemas.times import now_ms
+from tests.conftest import MakeProduct
+from tests.consumers.sinks.dialedin.events import (
+    consent,
+    contact,
+    conversation,
+    event,
+    message,
+    put,
+)
+from tests.ingest.commands.running import running
+from tests.kit import SECRET, Product, assert_no_traceback, samples, sign
+
+PATIENCE_S = 90.0
+
+ALL = {
+    "dnc_on_stop": True,
+    "dnc_on_consent": True,
+    "lead_on_missed": True,
+    "lead_campaign": "Example Campaign",
+    "update_on_contact": True,
+    "requests_per_s": 20,
+}
+
+
+@pytest.fixture
+def dialedin() -> Iterator[SimulatedDialedIn]:
+    with running(simulated_dialedin()) as server:
+        yield server
+
+
+def settings(*servers: SimulatedDialedIn, **more: Any) -> dict[str, Any]:
+    """Connections acme, from which events come, and floor, floor2, … which are told of them."""
+    connections: dict[str, Any] = {
+        "acme": {"provider": "dialpad", "secrets": [SECRET], "region": "US"}
+    }
+    for nth, server in enumerate(servers, 1):
+        connections["floor" if nth == 1 else f"floor{nth}"] = {
+            "provider": "dialedin",
+            "api_key": server.token,
+            "account_id": server.account,
+            "base_url": server.base_url,
+            "sink": ALL,
+            **more,
+        }
+    return {"connections": connections}
+
+
+def wait(until: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not until():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def put_on(product: Product, *events: Event) -> None:
+    asyncio.run(put(product.data, events))
+
+
+def ready(product: Product, connection: str = "floor") -> None:
+    """Once its rules are on; what is recorded from now on is their business."""
+    wait(
+        lambda: any(
+            line.get("group") == f"sink-{connection}" for line in product.log("subscribed")
+        ),
+        "it has not begun",
+    )
+
+
+def test_up_tells_dialedin_of_a_text_that_says_stop(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    with make_product(settings=settings(dialedin), command=("up",)) as product:
+        ready(product)
+        sms = samples()["sms-inbound-user"]
+        assert product.post(sign({**sms, "text": "Hello"})).status == 204
+        assert (
+            product.post(sign({**sms, "id": 5_000_000_000_009_001, "text": "Stop!"})).status == 204
+        )
+        wait(lambda: dialedin.floor.dnc, "nobody is on the list")
+        assert dialedin.floor.dnc == {sms["from_number"].removeprefix("+1")}
+        wait(lambda: product.log("sink_told"), "it does not say so")
+        metrics = product.metrics()
+        assert metrics.sum("dialstream_sink_commands_total", action="InsertDnc", outcome="ok") == 1
+        passed = metrics.sum("dialstream_sink_passed_over_total", reason="not_stop")
+        assert passed == 1
+        assert product.stop() == 0
+        for secret in (dialedin.token, sms["from_number"], sms["from_number"][2:]):
+            assert secret not in product.stderr
+    assert dialedin.scandals == 0
+
+
+def test_each_rule_is_followed_and_a_number_elsewhere_is_a_reject_of_the_group(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    with make_product(settings=settings(dialedin), command=("sink",)) as product:
+        ready(product)
+        at_ms = now_ms()
+        put_on(
+            product,
+            event(conversation(), at_ms=at_ms),
+            event(conversation(recap={"summary": "x"}), at_ms=at_ms, nth=2),
+            event(conversation("1102", outcome="answered"), at_ms=at_ms),
+            event(consent(number="+15551230002"), at_ms=at_ms),
+            event(consent("opted_in", number="+15551230003"), at_ms=at_ms),
+            event(message(ident="m9", from_number="+447700900001"), at_ms=at_ms),
+        )
+        wait(lambda: dialedin.floor.leads and dialedin.floor.dnc, "nothing is told")
+        put_on(product, event(contact(), at_ms=at_ms))
+        wait(
+            lambda: dialedin.floor.leads[0].fields["FirstName"] == "New", "the lead is not updated"
+        )
+        wait(lambda: product.log("event_rejected"), "nothing is rejected")
+        assert [line["reason"] for line in product.log("event_rejected")] == ["not_plus_one"]
+        assert product.stop() == 0
+    assert len(dialedin.floor.injected) == 1
+    assert dialedin.floor.dnc == {"5551230002"}
+    assert dialedin.floor.rung == []
+    assert "447700900001" not in product.stderr
+
+
+def test_what_was_there_before_the_rules_is_none_of_their_business(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    product = make_product(settings=settings(dialedin), command=("sink",))
+    put_on(
+        product,
+        *(event(conversation(f"11{nth}"), at_ms=now_ms() - 60_000) for nth in range(30)),
+        event(message(), at_ms=now_ms() - 60_000),
+    )
+    with product:
+        ready(product)
+        mark = event(message(ident="now", from_number="+15551239999"), at_ms=now_ms())
+        put_on(product, mark)
+        wait(lambda: dialedin.floor.dnc, "what is new is not told")
+        # What came before the mark in other topics has been read by then, or is read at the stop.
+        wait(
+            lambda: (
+                product.metrics().sum("dialstream_sink_passed_over_total", reason="before_the_rule")
+                == 31
+            ),
+            "the old is not passed over",
+        )
+    assert dialedin.floor.dnc == {"5551239999"}
+    assert dialedin.floor.leads == []
+
+
+def test_killed_again_and_again_it_loses_no_opt_out_and_makes_no_second_lead(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    calls = 30
+    more = {"assume": {"look_after_s": 0.5}, "sink": ALL | {"requests_per_s": 15}}
+    with make_product(settings=settings(dialedin, **more), command=("sink",)) as product:
+        ready(product)
+        at_ms = now_ms()
+        numbers = [f"555123{nth:04d}" for nth in range(calls)]
+        put_on(
+            product,
+            *(
+                event(conversation(f"12{nth:03d}", external={"number": f"+1{number}"}), at_ms=at_ms)
+                for nth, number in enumerate(numbers)
+            ),
+            *(
+                event(message(ident=f"m{nth}", from_number=f"+1{number}"), at_ms=at_ms)
+                for nth, number in enumerate(numbers)
+            ),
+        )
+        for heard in (10, 25, 40, 60):
+            wait(lambda heard=heard: len(dialedin.heard) >= heard, "it does not go on")  # type: ignore[misc]
+            product.kill()
+            product.start(timeout_s=PATIENCE_S)
+        floor = dialedin.floor
+        wait(lambda: len(floor.dnc) == len(floor.leads) == calls, "something is missing")
+        assert product.stop(timeout_s=60) == 0
+        # Once more from the beginning: a group that has forgotten how far it was.
+        for file in (product.data / "journal" / "groups" / "sink-floor").iterdir():
+            file.unlink()
+        product.start(timeout_s=PATIENCE_S)
+        wait(
+            lambda: (
+                product.metrics().sum("dialstream_sink_commands_total", outcome="repeat")
+                == 2 * calls
+            ),
+            "it does not read again",
+        )
+        assert product.stop(timeout_s=60) == 0
+    assert sorted(lead.fields["PrimaryPhone"] for lead in floor.leads) == numbers
+    assert len(floor.injected) == calls
+    assert dialedin.commands["InjectLead failed"] == 0
+    assert floor.rung == []
+    assert floor.dnc == set(numbers)
+
+
+def test_a_refused_token_stops_its_connection_and_no_other(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    with running(simulated_dialedin()) as other:
+        dialedin.faults.key_revoked = True
+        with make_product(settings=settings(dialedin, other), command=("sink",)) as product:
+            ready(product, "floor")
+            ready(product, "floor2")
+            put_on(product, event(message(), at_ms=now_ms()))
+            wait(lambda: product.log("sink_stopped"), "it does not say that it has stopped")
+            wait(lambda: other.floor.dnc, "the other one stands still")
+            [stopped] = product.log("sink_stopped")
+            assert stopped["connection"] == "floor"
+            assert "api_key_file" in stopped["detail"]
+            wait(
+                lambda: "sink_stopped:floor" in product.admin("/readyz").body.decode(),
+                "it is not told as degraded",
+            )
+            assert product.readyz() == 200
+            asked = len(dialedin.requests)
+            dialedin.faults.key_revoked = False
+            product.signal(SIGHUP)
+            wait(lambda: dialedin.floor.dnc, "it does not go on")
+            assert asked <= 3, "it went on asking"
+            assert dialedin.token not in product.stderr
+            assert product.stop(timeout_s=60) == 0
+
+
+def test_a_token_that_was_replaced_in_its_file_is_taken_up_at_once(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(dialedin.token)
+    file.chmod(0o600)
+    given = settings(dialedin)
+    del given["connections"]["floor"]["api_key"]
+    given["connections"]["floor"]["api_key_file"] = str(file)
+    with make_product(settings=given, command=("sink",)) as product:
+        ready(product)
+        dialedin.token = "another-token-of-the-simulated-one"
+        file.write_text(dialedin.token)
+        put_on(product, event(message(), at_ms=now_ms()))
+        wait(lambda: dialedin.floor.dnc, "it does not look into the file")
+        assert not product.log("sink_stopped")
+        assert product.stop(timeout_s=60) == 0
+
+
+def test_a_second_one_stands_by_and_takes_over(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    with make_product(settings=settings(dialedin), command=("sink",)) as first:
+        ready(first)
+        second = make_product("second", settings=settings(dialedin), command=("sink",))
+        second.environment["DIALSTREAM_EVENTLOG__PATH"] = str(first.data)
+        with second:
+            wait(lambda: second.log("standing_by"), "it does not stand by")
+            put_on(first, event(message(), at_ms=now_ms()))
+            wait(lambda: dialedin.floor.dnc, "the first does nothing")
+            first.kill()
+            put_on(first, event(message(ident="m2", from_number="+15551230002"), at_ms=now_ms()))
+            wait(lambda: len(dialedin.floor.dnc) == 2, "the second does nothing")
+            assert second.stop(timeout_s=60) == 0
+
+
+# The command
+
+
+def test_dry_run_shows_what_would_be_told_and_tells_nobody(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    product = make_product(settings=settings(dialedin))
+    at_ms = now_ms()
+    put_on(
+        product,
+        event(message("hello", ident="m0"), at_ms=at_ms),
+        event(message(), at_ms=at_ms + 1),
+        event(conversation(), at_ms=at_ms + 2),
+        event(conversation(recap={"summary": "x"}), at_ms=at_ms + 3, nth=2),
+        event(contact("+15551230007", "+447700900001"), at_ms=at_ms + 4),
+        event(consent(number="+15551230009"), at_ms=at_ms - 40 * 3_600_000),
+    )
+    ran = product.run("sink", "--dry-run")
+    assert (ran.code, ran.stderr) == (0, "")
+    for hidden in ("5551230001", "5551230007", "447700900001", "Example", "Customer", "New"):
+        assert hidden not in ran.stdout
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 5
+    assert "InsertDnc …01" in lines[0]
+    assert "InjectLead …01  stored only" in lines[1]
+    assert "UpdateLead …07" in lines[2] + lines[3]
+    assert "none of +1" in lines[2] + lines[3]
+    assert lines[4].startswith("3 command(s)")
+
+    shown = product.run("sink", "--dry-run", "--reveal", "--json", "--since", "7d")
+    told = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert [(each["action"], each.get("number")) for each in told] == [
+        ("InsertDnc", "5551230009"),
+        ("InsertDnc", "5551230001"),
+        ("InjectLead", "5551230001"),
+        (None, None),
+        ("UpdateLead", "5551230007"),
+    ]
+    assert told[2]["fields"]["FirstName"] == "Example"
+    assert told[2]["dial"] is False
+    assert not any(each.get("told_before") for each in told)
+    assert list(dialedin.requests) == []
+    assert not (product.data / "sink").exists()
+
+
+def test_without_a_rule_there_is_nothing_to_run(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    product = make_product(settings=settings(dialedin, sink={}))
+    for arguments in ((), ("--dry-run",)):
+        ran = product.run("sink", *arguments)
+        assert (ran.code, ran.stdout) == (2, "")
+        assert "dnc_on_stop = true" in ran.stderr
+        assert_no_traceback(ran.stderr)
+    ran = product.run("sink", "--reveal")
+    assert ran.code == 2
