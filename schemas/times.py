@@ -8,14 +8,16 @@ LAST_MS = 253_402_300_799_999
 
 
 @lru_cache(maxsize=1024)  # strftime costs 1.5 µs
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+def _hour(hours: int) -> str:
+    return time.strftime("%Y-%m-%dT%H", time.gmtime(hours * 3600))
 
 
 @lru_cache(maxsize=8192)  # the events of one call share most of their times
 def rfc3339(ms: int) -> str:
     """Milliseconds since 1970, UTC, as ``2026-09-21T14:13:20.000Z``."""
-    return f"{_second(ms // 1000)}.{ms % 1000:03d}Z"
+    seconds, ms = divmod(ms, 1000)
+    hours, seconds = divmod(seconds, 3600)
+    return f"{_hour(hours)}:{seconds // 60:02d}:{seconds % 60:02d}.{ms:03d}Z"
 
 
 def minute(ms: int) -> str:

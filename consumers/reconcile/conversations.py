@@ -167,9 +167,13 @@ def _united(sides: Sequence[Side]) -> Side:
 
 def complete_at_ms(legs: Sequence[Leg], settle_ms: int) -> int | None:
     """When their row becomes complete if nothing more comes; None if one still runs."""
-    ends = [leg.ended_ms for leg in legs]
-    known = [end_ms for end_ms in ends if end_ms is not None]
-    return max(known) + settle_ms if known and len(known) == len(ends) else None
+    last_ms = 0
+    for leg in legs:
+        end_ms = leg.ended_ms
+        if end_ms is None:
+            return None
+        last_ms = max(last_ms, end_ms)
+    return last_ms + settle_ms if legs else None
 
 
 #: What a conversation came to is the first of these that one of its legs came to.

@@ -63,21 +63,21 @@ class Conversation(Struct, kw_only=True, array_like=True):
     #: The smallest id that any of its legs names.
     name: str
     #: Every id that belongs to it, heard of or only named, and those that were heard of.
-    idents: list[str] = []
-    call_ids: list[str] = []
+    idents: tuple[str, ...] = ()
+    call_ids: tuple[str, ...] = ()
     #: Numbers on its legs that may become those of a pair, see `Pairs.refresh`.
-    numbers: list[str] = []
+    numbers: tuple[str, ...] = ()
     #: Names that it had, or that others had which it has taken in.
-    merged_from: list[str] = []
+    merged_from: tuple[str, ...] = ()
     #: When it was heard of last, by the log's clock.
     heard_ms: int = 0
     #: What is odd about it beside what is odd about its legs.
-    flags: list[str] = []
+    flags: tuple[str, ...] = ()
     #: Digest of the row that was written last, and whether that was a complete one.
     said: str = ""
     complete: bool = False
     #: Names under which rows were written that are none any more.
-    to_bury: list[str] = []
+    to_bury: tuple[str, ...] = ()
     wake_ms: int | None = None
 
 
@@ -237,7 +237,7 @@ class Core:
             return
         if fact.connection not in self._judged:
             leg.value = None  # nobody mends it
-        conversation = self._join(leg, fact)
+        conversation = self._join(leg, fact, found)
         conversation.heard_ms = self.clock_ms
         if conversation.complete and not _may_follow(fact):
             _flag(conversation, "late_event")
@@ -246,7 +246,6 @@ class Core:
         confirms = fact.is_record and len(leg.facts) > 1 and conversation.wake_ms is not None
         if not confirms or fact.connection in self._paired:
             self._touch(conversation)
-        self._store.put_leg(leg)
         self._judge(leg, conversation)
 
     def _take_mark(self, mark: Mark) -> None:
@@ -286,11 +285,11 @@ class Core:
 
     # Conversations
 
-    def _join(self, leg: Leg, fact: CallFact) -> Conversation:
-        """Link a leg to all that the fact names."""
+    def _join(self, leg: Leg, fact: CallFact, found: Conversation | None) -> Conversation:
+        """Link a leg to all that the fact names; ``found``: the conversation that it is in."""
         call = fact.call
         if call.conversation_id == leg.call_id and not call.related_call_ids:
-            return self._conversation(leg)
+            return self._conversation(leg) if found is None else self._belonging(found, leg)
         names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
         threads = self._threads[leg.connection]
         flags = []
@@ -329,12 +328,15 @@ class Core:
     def _conversation(self, leg: Leg) -> Conversation:
         key = (leg.connection, self._threads[leg.connection].name(leg.call_id))
         found = self._store.conversation(key) or Conversation(connection=key[0], name=key[1])
+        return self._belonging(found, leg)
+
+    def _belonging(self, found: Conversation, leg: Leg) -> Conversation:
         if leg.call_id not in found.call_ids:
-            found.call_ids.append(leg.call_id)
+            found.call_ids += (leg.call_id,)
             if found.idents or leg.call_id != found.name:
-                found.idents = sorted({*found.idents, leg.call_id, found.name})
+                found.idents = _in_order({*found.idents, leg.call_id, found.name})
             else:
-                found.idents = [found.name]
+                found.idents = (found.name,)
             self._store.put_conversation(found)
         return found
 
@@ -343,20 +345,20 @@ class Core:
         into = self._store.conversation((connection, kept)) or Conversation(
             connection=connection, name=kept
         )
-        into.idents = sorted({*into.idents, kept, ceased})
+        into.idents = _in_order({*into.idents, kept, ceased})
         gone = self._store.conversation((connection, ceased))
         if gone is not None:
-            into.idents = sorted({*into.idents, *gone.idents})
-            into.call_ids += [each for each in gone.call_ids if each not in into.call_ids]
-            into.numbers = sorted({*into.numbers, *gone.numbers})
+            into.idents = _in_order({*into.idents, *gone.idents})
+            into.call_ids += tuple(each for each in gone.call_ids if each not in into.call_ids)
+            into.numbers = _in_order({*into.numbers, *gone.numbers})
             into.merged_from += gone.merged_from
             into.to_bury += gone.to_bury
             into.heard_ms = max(into.heard_ms, gone.heard_ms)
             into.complete |= gone.complete
             _flag(into, *gone.flags)
             if gone.said:
-                into.merged_from.append(ceased)
-                into.to_bury.append(ceased)
+                into.merged_from += (ceased,)
+                into.to_bury += (ceased,)
             self._store.drop_conversation((connection, ceased))
         self._store.put_conversation(into)
 
@@ -380,7 +382,7 @@ class Core:
         ]
         if key[0] in self._paired:
             found = self._pairs.refresh(key[0], key[1], legs, due_ms)
-            conversation.numbers = sorted({*conversation.numbers, *found})
+            conversation.numbers = _in_order({*conversation.numbers, *found})
         verdicts, counterparts = standing(legs)
         row = ledger_row(
             conversation.name,
@@ -410,7 +412,7 @@ class Core:
             )
             for name in conversation.to_bury:
                 self.out.append(_tombstone(key[0], name))
-            conversation.to_bury = []
+            conversation.to_bury = ()
         complete_ms = complete_at_ms(legs, self._rules.settle_ms)
         # It says so together with the verdict, which is given then.
         if complete_ms is not None and complete_ms + ROW_EVERY_MS > due_ms:
@@ -424,8 +426,10 @@ class Core:
     # Verdicts
 
     def _judge(self, leg: Leg, conversation: Conversation) -> None:
-        overlap_ms = self._judged.get(leg.connection)
-        if overlap_ms is None or (leg.started_ms or leg.first_at_ms) < self._since_ms:
+        self._store.put_leg(leg)
+        if leg.connection not in self._judged:
+            return
+        if (leg.started_ms or leg.first_at_ms) < self._since_ms:
             return
         waited_ms, leg.wake_ms, leg.wants_ms = leg.wake_ms, None, None
         found = judge(leg, self.clock_ms, self._passed(leg.connection), self._rules)
@@ -437,7 +441,6 @@ class Core:
                 self._want(leg, found.end_ms)
         else:
             self._give(leg, found, conversation)
-        self._store.put_leg(leg)
 
     def _give(self, leg: Leg, judgement: Judgement, conversation: Conversation) -> None:
         said = verdict_event(leg, judgement, self.clock_ms)
@@ -445,7 +448,7 @@ class Core:
             return
         event, given = said
         self._write(event)
-        leg.verdicts.append(given)
+        leg.verdicts += (given,)
         is_first = not leg.mended
         if judgement.word == "push_missing" and not leg.mended:
             leg.mended = True
@@ -582,7 +585,11 @@ _NOT_READ = Watermark()
 
 
 def _flag(conversation: Conversation, *flags: str) -> None:
-    conversation.flags += [flag for flag in flags if flag not in conversation.flags]
+    conversation.flags += tuple(flag for flag in flags if flag not in conversation.flags)
+
+
+def _in_order(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(texts))
 
 
 def _may_follow(fact: CallFact) -> bool:

@@ -142,7 +142,7 @@ class Leg(Struct, kw_only=True, dict=True, array_like=True):
     #: Whether there were more than MAX_FACTS.
     surplus: bool = False
     #: Within the connection, oldest first.
-    verdicts: list[Given] = []
+    verdicts: tuple[Given, ...] = ()
     #: Across pairs, by the other connection.
     paired: dict[str, Paired] = {}
     #: Whether its lost ending was published.
@@ -405,15 +405,13 @@ _SAID = tuple(
 
 def _flags(leg: Leg) -> Iterator[str]:
     endings = [fact for fact in leg.facts if fact.what in ENDINGS and is_push(fact)]
-    if endings and len(leg.facts) > 1:
+    connects = [fact for fact in leg.facts if fact.what == "connected" and is_push(fact)]
+    if endings and connects:
         first = min((fact.time_ms, fact.id) for fact in endings)
-        if any(
-            fact.what == "connected" and is_push(fact) and (fact.time_ms, fact.id) > first
-            for fact in leg.facts
-        ):
+        if any((fact.time_ms, fact.id) > first for fact in connects):
             yield "impossible_order"
-        if len(endings) > 1 and len({fact.call.ended_at for fact in endings} - {None}) > 1:
-            yield "second_ending"
+    if len(endings) > 1 and len({fact.call.ended_at for fact in endings} - {None}) > 1:
+        yield "second_ending"
     for fact in leg.facts:
         call = fact.call
         if call.started_at and call.ended_at and call.ended_at < call.started_at:
