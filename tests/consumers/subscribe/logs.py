@@ -64,9 +64,18 @@ def record(
     return Record(topic, key.encode(), orjson.dumps(value), headers)
 
 
-def call(leg: str, nth: int = 0, state: str = "ended", ident: str | None = None) -> Record:
+def call(
+    leg: str,
+    nth: int = 0,
+    state: str = "ended",
+    *,
+    ident: str | None = None,
+    agent: str | None = None,
+) -> Record:
     """The ``nth`` event of a leg; ``custom_data`` says which."""
     data = {**unknown_call(leg, state), "custom_data": str(nth), "raw": {}}
+    if agent is not None:
+        data["target"] = {"name": agent}
     return record(f"call.{state}", f"acme/{leg}", data, topic="calls", ident=ident, at_ms=T0 + nth)
 
 
