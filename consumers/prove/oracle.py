@@ -114,9 +114,13 @@ class Judge:
             self._verdict.changed.append(ident)
         self._verdict.set_aside.add(ident)
 
-    def has_posted(self, reject: bytes) -> bool:
-        """Whether a reject says that it is of one of these; others' may lie beside them."""
-        return json.loads(reject)["data"]["detail"].partition(" ")[0] in self._posted
+    def expects(self, ident: str) -> bool:
+        """Whether that is the id of something that was posted."""
+        return ident in self._posted
+
+    def is_about(self, reject: bytes) -> bool:
+        """Whether a reject is of something that was posted; others' may lie beside it."""
+        return self.expects(json.loads(reject)["data"]["detail"].partition(" ")[0])
 
     def missing(self) -> set[str]:
         """Ids of what was acknowledged and has not been taken."""

@@ -343,7 +343,9 @@ def names(event: Mapping[str, Any], ids: Collection[str]) -> bool:
     data = event["data"]
     pattern = re.compile(rb"(?<![0-9A-Za-z_-])(?:" + b"|".join(wanted) + rb")(?![0-9A-Za-z_-])")
     body = base64.b64decode(data["body_base64"])
-    return any(map(pattern.search, (data["detail"].encode(), body, *_payload_of(body))))
+    ids_told = " ".join(data.get("events", ()))  # what it became when it was redriven
+    told = f"{data['detail']} {ids_told}".encode()
+    return any(map(pattern.search, (told, body, *_payload_of(body))))
 
 
 def _payload_of(body: bytes) -> list[bytes]:

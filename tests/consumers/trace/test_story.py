@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -188,7 +189,7 @@ def test_a_record_that_was_read_twice_is_there_once() -> None:
     assert marks(ringing, ringing) == [("call.ringing", [])]
 
 
-def reject(body: bytes, detail: str = "its keys are odd") -> dict[str, object]:
+def reject(body: bytes, detail: str = "its keys are odd") -> dict[str, Any]:
     return {"data": {"detail": detail, "body_base64": base64.b64encode(body).decode()}}
 
 
@@ -205,6 +206,13 @@ def reject(body: bytes, detail: str = "its keys are odd") -> dict[str, object]:
 )
 def test_rejects_that_name_a_call(event: dict[str, object], *, named: bool) -> None:
     assert names(event, {"5000000000001101"}) is named
+
+
+def test_a_reject_that_was_redriven_names_what_it_became() -> None:
+    event = reject(b"", "it was unknown_kind")
+    event["data"] |= {"events": ["dialpad:acme:call:5000000000001101:hangup:1"]}
+    assert names(event, {"5000000000001101"})
+    assert not names(event, {"5000000000001102"})
 
 
 def test_short_ids_name_nothing() -> None:
