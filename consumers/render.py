@@ -82,12 +82,23 @@ def _directory(data: Mapping[str, Any]) -> str:
     return "  ".join(filter(None, [data["kind"], data["name"] or data["id"]]))
 
 
+_HOLES = {
+    "webhook": "webhook deaf",
+    "websocket": "websocket deaf",
+    "push": "pushes lost",
+    "records": "records unread",
+}
+
+
 def _gap(data: Mapping[str, Any]) -> str:
     """With days: it may be long, or long ago."""
-    until = f" to {data['to'][:19]}Z" if data["to"] else ""
+    begin, end = data["from"], data["to"]
+    until = ""
+    if end:
+        until = f" to {end[11:19] if end[:10] == begin[:10] else end[:19].replace('T', ' ')}"
     found = "" if data["found"] is None else f"found {data['found']:,}"
-    deaf = f"{data['channel']} deaf from {data['from'][:19]}Z{until}"
-    return "  ".join(filter(None, [deaf, data["reason"].replace("_", " "), found]))
+    told = f"{_HOLES.get(data['channel'], data['channel'])} {begin[:19].replace('T', ' ')}{until}"
+    return "  ".join(filter(None, [told, data["reason"].replace("_", " "), found]))
 
 
 def _verdict(data: Mapping[str, Any]) -> str:

@@ -17,8 +17,9 @@ def gap_event(
 ) -> Event:
     """``gap.opened``, or ``gap.closed`` if the events ``found`` in it are counted.
 
-    ``channel``: ``webhook``, ``websocket``; times in milliseconds since 1970; ``to_ms`` is None
-    while it lasts.
+    ``channel``: ``webhook`` or ``websocket`` that was deaf, ``push`` of which too much was lost,
+    ``records`` that nobody has read. Times in milliseconds since 1970; ``to_ms`` is None while it
+    lasts.
     """
     what = "opened" if found is None else "closed"
     return derived_event(

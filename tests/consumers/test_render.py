@@ -30,12 +30,13 @@ def gap(to_ms: int | None, found: int | None) -> str:
 
 def test_a_gap_says_since_when_and_what_was_found() -> None:
     assert gap(None, None) == (
-        "14:15:21  gap.opened                  acme  websocket deaf from 2026-09-23T12:00:00Z  cut"
+        "14:15:21  gap.opened                  acme  websocket deaf 2026-09-23 12:00:00  cut"
     )
     assert gap(NOON_MS + 90_000_000, 1200) == (
-        "14:15:21  gap.closed                  acme  websocket deaf from 2026-09-23T12:00:00Z"
-        " to 2026-09-24T13:00:00Z  cut  found 1,200"
+        "14:15:21  gap.closed                  acme  websocket deaf 2026-09-23 12:00:00"
+        " to 2026-09-24 13:00:00  cut  found 1,200"
     )
+    assert gap(NOON_MS + 60_000, 0).endswith("deaf 2026-09-23 12:00:00 to 12:01:00  cut  found 0")
 
 
 def test_what_is_read_from_lists_says_what_it_is() -> None:
