@@ -52,6 +52,9 @@ _LAST_COMMIT_S = 3.0
 #: From one failure of the event log to the next try, in seconds.
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
+#: What has gone well for so long was mended, in seconds.
+_WELL_S = 60.0
+
 
 class Options(Protocol):
     """What `Subscriber` is told."""
@@ -101,6 +104,7 @@ class Running:
         try:
             with watch_loop(self._blocked):
                 while not self._stopping.is_set() and not self._work.fault.done():
+                    begun = time.monotonic()
                     try:
                         async with open_group_reader(
                             self._settings,
@@ -114,10 +118,11 @@ class Running:
                                 log.info("subscribed", group=self._group, topics=topics)
                             has_begun = True
                             await self._follow(reader)
-                        said, failures = "", 0
                     except Exception as error:
                         if not has_begun:
                             raise
+                        if time.monotonic() - begun > _WELL_S:
+                            said, failures = "", 0
                         trouble = type(error).__name__
                         if said != trouble:  # once for each kind
                             said = trouble
@@ -169,6 +174,7 @@ class Running:
             await asyncio.wait(waiting)
             await self._leave(None, grace_s)
             self._reader = None
+        await self._tell_gaps()
 
     async def _fetch(self, reader: GroupReader) -> None:
         while True:

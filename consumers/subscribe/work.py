@@ -18,7 +18,7 @@ from consumers.subscribe.routes import Route, Routes
 from consumers.subscribe.seen import Seen
 from ingest.errors import PublishError
 from ingest.eventlog.log import Place, StoredRecord
-from ingest.logs import Sample
+from ingest.logs import Sample, places
 from ingest.rejects import FROM, group_topic, is_retry_request
 
 log = structlog.get_logger()
@@ -222,18 +222,22 @@ class Work:
         item = self._read(stored)
         if item is None:
             partition.skip(stored.position)
-            return
-        partition.open.append(stored.position)
+        else:
+            partition.open.append(stored.position)
+            self._queue(partition, item)
+        if len(partition.open) >= _SPAN and place not in self._held:
+            self._hold_back()
+
+    def _queue(self, partition: _Partition, item: _Item) -> None:
         partition.items += 1
         if partition.paused_until is None:
             self.waiting += 1
-        if len(partition.open) == _SPAN:
-            self._hold_back()
-        lane = partition.lanes.get(stored.key)
+        key = item.stored.key
+        lane = partition.lanes.get(key)
         if lane is not None:
             lane.items.append(item)
             return
-        lane = partition.lanes[stored.key] = _Lane(partition)
+        lane = partition.lanes[key] = _Lane(partition)
         lane.items.append(item)
         self._ready.append(lane)
         self._go_on()
@@ -614,7 +618,9 @@ class Work:
                 position=item.stored.position,
                 retry_in_s=retry_in_s,
                 suppressed=suppressed,
-                exc_info=error,
+                # Of the handler's own error nothing is told that could be content.
+                error=type(error).__name__,
+                where=places(error.__traceback__),
             )
 
     def _sample(self, event: str, route: Route | None) -> int | None:

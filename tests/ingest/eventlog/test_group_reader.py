@@ -1,0 +1,214 @@
+"""What a reader for a group tells whoever watches it, on the journal and on Kafka."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import pytest
+
+from ingest.eventlog.journal import journal_folder
+from ingest.eventlog.kinds import open_group_reader
+from ingest.eventlog.log import GroupReader, LostError, Place, Record, StoredRecord
+from ingest.eventlog.segments import SAFE_JUMP, Segment, segment_paths
+from tests.consumers.subscribe.logs import PARTITIONS, JournalLog, KafkaLog, Log
+
+SOON_S = 60.0
+
+
+@pytest.fixture(params=["journal", "kafka"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Log:
+    if request.param == "journal":
+        return JournalLog(tmp_path)
+    cluster = request.getfixturevalue("kafka")
+    return KafkaLog.make(cluster, request.getfixturevalue("topic_prefix"), tmp_path)
+
+
+class Watched:
+    """Notes what it is told; commits what it was handed when partitions go, if it may."""
+
+    def __init__(self) -> None:
+        self.reader: GroupReader | None = None
+        self.unhandled: list[StoredRecord] = []
+        self.revocations: list[tuple[set[Place], bool]] = []
+        self.skips: list[tuple[Place, int, int]] = []
+        self.fault: Exception | None = None
+
+    async def revoked(self, places: Collection[Place], *, lost: bool) -> None:
+        self.revocations.append((set(places), lost))
+        if self.reader is None or not self.unhandled:
+            return
+        try:
+            await self.reader.commit(self.unhandled)
+        except LostError as error:
+            self.fault = error
+        self.unhandled = []
+
+    def skipped(self, place: Place, expected: int, found: int) -> None:
+        self.skips.append((place, expected, found))
+
+
+def record(key: str, value: str, topic: str = "calls") -> Record:
+    return Record(topic, key.encode(), value.encode(), ())
+
+
+async def take(reader: GroupReader, count: int) -> list[StoredRecord]:
+    found: list[StoredRecord] = []
+    async with asyncio.timeout(SOON_S):
+        while len(found) < count:
+            found += await reader.fetch(wait_s=0.2)
+    return found
+
+
+def values(found: Sequence[StoredRecord]) -> set[bytes | None]:
+    return {each.value for each in found}
+
+
+async def test_the_ends_of_its_partitions_are_behind_their_last_records(log: Log) -> None:
+    await log.write([record(f"k{n % 7}", f"{n}") for n in range(50)])
+    async with open_group_reader(
+        log.settings, ["calls", "gaps"], Watched(), group="g", start="earliest"
+    ) as reader:
+        last: dict[Place, int] = defaultdict(int)
+        for each in await take(reader, 50):
+            place = each.topic, each.partition
+            last[place] = max(last[place], each.position)
+        ends = await reader.ends()
+    assert last
+    assert {place: ends[place] for place in last} == {place: at + 1 for place, at in last.items()}
+    assert {topic for topic, _ in ends} == {"calls", "gaps"}
+
+
+async def test_what_was_deleted_unread_is_told_once_and_the_rest_is_read(log: Log) -> None:
+    watched = Watched()
+    await log.write([record("k", f"{n}") for n in range(10)])
+    async with open_group_reader(
+        log.settings, ["calls"], watched, group="g", start="earliest"
+    ) as reader:
+        found = await take(reader, 10)
+        await reader.commit(found[:4])
+    await log.delete_all("calls")
+    await log.write([record("k", "new")])
+    for _ in range(2):
+        async with open_group_reader(
+            log.settings, ["calls"], watched, group="g", start="earliest"
+        ) as reader:
+            new = await take(reader, 1)
+            assert values(new) == {b"new"}
+            await reader.commit(new)
+        await log.write([record("k", "new")])
+    place = "calls", found[0].partition
+    assert watched.skips == [(place, found[4].position, new[0].position - 1)]
+
+
+async def test_what_was_read_before_it_was_deleted_is_not_missed(log: Log) -> None:
+    watched = Watched()
+    await log.write([record("k", f"{n}") for n in range(10)])
+    async with open_group_reader(
+        log.settings, ["calls"], watched, group="g", start="earliest"
+    ) as reader:
+        await reader.commit(await take(reader, 10))
+    await log.delete_all("calls")
+    for group in ("g", "another"):
+        await log.write([record("k", group)])
+        async with open_group_reader(
+            log.settings, ["calls"], watched, group=group, start="earliest"
+        ) as reader:
+            assert group.encode() in values(await take(reader, 1))
+    assert watched.skips == []
+
+
+async def test_latest_is_where_the_group_has_begun_also_if_nothing_came(log: Log) -> None:
+    await log.write([record(f"k{n}", "old") for n in range(20)])
+    async with open_group_reader(
+        log.settings, ["calls", "gaps"], Watched(), group="g", start="latest"
+    ) as reader:
+        async with asyncio.timeout(SOON_S):
+            while len(await reader.ends()) < (2 if isinstance(log, JournalLog) else 2 * PARTITIONS):
+                assert await reader.fetch(wait_s=0.1) == []
+        assert await reader.fetch(wait_s=0.5) == []
+    news = [record(f"k{n}", f"{n}") for n in range(20)] + [record("k", "gap", "gaps")]
+    await log.write(news)  # while nobody is there
+    async with open_group_reader(
+        log.settings, ["calls", "gaps"], Watched(), group="g", start="latest"
+    ) as reader:
+        assert values(await take(reader, 21)) == {each.value for each in news}
+
+
+async def test_partitions_go_once_their_work_is_committed(
+    kafka: object, topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    log = KafkaLog.make(request.getfixturevalue("kafka"), topic_prefix, tmp_path)
+    await log.write([record(f"k{n}", f"{n}") for n in range(40)])
+    first, second = Watched(), Watched()
+    async with open_group_reader(
+        log.settings, ["calls"], first, group="g", start="earliest"
+    ) as one:
+        first.reader, first.unhandled = one, await take(one, 40)
+        async with open_group_reader(
+            log.settings, ["calls"], second, group="g", start="earliest"
+        ) as two:
+            async with asyncio.timeout(SOON_S):
+                while not (await one.ends() and await two.ends()):
+                    assert await one.fetch(wait_s=0.1) == []
+                    assert await two.fetch(wait_s=0.1) == []
+            assert len({*await one.ends(), *await two.ends()}) == PARTITIONS
+    assert first.fault is None
+    everything = {("calls", number) for number in range(PARTITIONS)}
+    assert (everything, False) in first.revocations
+
+
+@pytest.mark.timeout(200)
+async def test_who_was_not_heard_of_has_lost_its_partitions(
+    kafka: object, topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    cluster = request.getfixturevalue("kafka")
+    log = KafkaLog.make(cluster, topic_prefix, tmp_path)
+    await log.write([record(f"k{n}", f"{n}") for n in range(40)])
+    watched = Watched()
+    async with open_group_reader(
+        log.settings, ["calls"], watched, group="g", start="earliest"
+    ) as reader:
+        watched.reader, watched.unhandled = reader, await take(reader, 40)
+        # As a process that was stopped for long: it does not say anything.
+        reader._consumer._coordinator.reset_generation()  # type: ignore[attr-defined]
+        assert len(await take(reader, 40)) == 40
+    lost = [places for places, was_lost in watched.revocations if was_lost]
+    assert {("calls", number) for number in range(PARTITIONS)} in lost
+
+
+# On the journal positions are left out, too, where nothing was lost
+
+
+async def test_positions_that_a_bad_disk_has_used_up_are_not_missed(tmp_path: Path) -> None:
+    log, watched = JournalLog(tmp_path), Watched()
+    await log.write([record("k", "1"), record("k", "2")])
+    folder = journal_folder(log.settings.eventlog.path) / "calls"
+    Segment.create(folder, 2 + SAFE_JUMP)
+    await log.write([record("k", "3")])
+    async with open_group_reader(
+        log.settings, ["calls"], watched, group="g", start="earliest"
+    ) as reader:
+        found = await take(reader, 3)
+    assert [each.position for each in found] == [1, 2, 2 + SAFE_JUMP]
+    assert watched.skips == []
+
+
+async def test_of_a_compacted_topic_nothing_is_missed(tmp_path: Path) -> None:
+    """What was still the last of its key was copied forward before its segment went."""
+    log, watched = JournalLog(tmp_path), Watched()
+    await log.write([record("k", "1", "contacts"), record("k", "2", "contacts")])
+    async with open_group_reader(
+        log.settings, ["contacts"], watched, group="g", start="earliest"
+    ) as reader:
+        await reader.commit((await take(reader, 2))[:1])
+    folder = journal_folder(log.settings.eventlog.path) / "contacts"
+    (old,) = segment_paths(folder)
+    Segment.create(folder, 1000)
+    await log.write([record("k", "2", "contacts")])
+    old.unlink()
+    async with open_group_reader(
+        log.settings, ["contacts"], watched, group="g", start="earliest"
+    ) as reader:
+        assert [each.position for each in await take(reader, 1)] == [1000]
+    assert watched.skips == []
