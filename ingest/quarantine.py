@@ -208,9 +208,15 @@ class Keeper:
     # In the thread
 
     def _begin(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="quarantine", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="quarantine", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # there are too many: what waits goes with the next
+            self._tell(type(error).__name__)
+        else:
+            self._thread = thread
 
     def _run(self) -> None:
         while True:

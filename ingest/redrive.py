@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 import pybase64
+import structlog
 from msgspec import Struct
 from pydantic import SecretStr
 
@@ -25,10 +27,13 @@ from ingest.privacy import writable
 from ingest.providers import PROVIDERS
 from ingest.rejects import AT, DETAIL, FROM, REASON, REDRIVEN_AT, is_retry_request
 from schemas.event import CONTENT_TYPE, digest_of_bytes
+from schemas.times import rfc3339
 from schemas.topics import TOPIC_OF
 
 if TYPE_CHECKING:
     from ingest.settings import Connection, Settings
+
+log = structlog.get_logger()
 
 VIA = "replay"
 
@@ -67,33 +72,55 @@ class Kept(Struct, kw_only=True):
         return self.id.rpartition(":")[2]
 
 
+class _Data(Struct):
+    """`schemas.reject.Reject`, read quickly and strictly."""
+
+    reason: str
+    detail: str
+    via: str
+    received_at: datetime
+    headers: dict[str, str]
+    body_base64: bytes
+    events: list[str] = []
+
+
+class _Event(Struct):
+    id: str
+    subject: str
+    connection: str
+    time: datetime
+    data: _Data
+
+
+_decoder = msgspec.json.Decoder(_Event)
+
+
 def read_kept(stored: StoredRecord) -> Kept | None:
     """What stands on the topic of rejects, or on a group's; None if it was not written by us."""
     try:
         return _read_ours(stored) if stored.topic == TOPIC_OF["reject"] else _read_group(stored)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (msgspec.DecodeError, ValueError, KeyError):
         return None
 
 
 def _read_ours(stored: StoredRecord) -> Kept:
-    event = orjson.loads(stored.value or b"")
-    data = event["data"]
-    connection, digest = event["connection"], event["subject"].removeprefix("reject/")
+    event = _decoder.decode(stored.value or b"")
+    data = event.data
     return Kept(
-        key=(connection, digest),
-        id=event["id"],
-        connection=connection,
-        reason=data["reason"],
-        detail=data["detail"],
-        via=data["via"],
-        received_at=data["received_at"],
-        headers=dict(data["headers"]),
-        body=pybase64.b64decode(data["body_base64"], validate=True),
+        key=(event.connection, event.subject.removeprefix("reject/")),
+        id=event.id,
+        connection=event.connection,
+        reason=data.reason,
+        detail=data.detail,
+        via=data.via,
+        received_at=_text(data.received_at),
+        headers=data.headers,
+        body=data.body_base64,
         topic=stored.topic,
         partition=stored.partition,
         position=stored.position,
-        redriven_at=event["time"] if data["reason"] == "redriven" else None,
-        events=data.get("events", ()),
+        redriven_at=_text(event.time) if data.reason == "redriven" else None,
+        events=data.events,
     )
 
 
@@ -101,6 +128,7 @@ def _read_group(stored: StoredRecord) -> Kept:
     headers = {name: value.decode(errors="replace") for name, value in stored.headers}
     again = is_retry_request(stored)
     ident = headers.get("ce_id", "")
+    at = _text(datetime.fromisoformat(headers[REDRIVEN_AT if again else AT]))
     return Kept(
         key=(headers[FROM],),
         id=ident,
@@ -108,15 +136,22 @@ def _read_group(stored: StoredRecord) -> Kept:
         reason="redriven" if again else headers[REASON],
         detail="" if again else headers[DETAIL],
         via="tombstone" if stored.value is None else _via(stored.value),
-        received_at=headers[REDRIVEN_AT] if again else headers[AT],
+        received_at=at,
         headers={},
         body=stored.value or b"",
         topic=stored.topic,
         partition=stored.partition,
         position=stored.position,
-        redriven_at=headers[REDRIVEN_AT] if again else None,
+        redriven_at=at if again else None,
         events=(ident,) if again else (),
     )
+
+
+def _text(instant: datetime) -> str:
+    """Raises ValueError without a zone."""
+    if instant.tzinfo is None:
+        raise ValueError("whose clock is that?")
+    return rfc3339(round(instant.timestamp() * 1000))
 
 
 def _via(value: bytes) -> str:
@@ -153,14 +188,11 @@ class Shelf:
 
     def __init__(self) -> None:
         self.found: dict[tuple[str, ...], Shelved] = {}
-        #: Records that were not written by us.
-        self.strange = 0
 
     def put(self, stored: StoredRecord) -> Kept | None:
         """Take in what comes next on the topic."""
         kept = read_kept(stored)
         if kept is None:
-            self.strange += 1
             return None
         known = self.found.get(kept.key)
         if kept.redriven_at is not None:
@@ -234,14 +266,18 @@ class Redriver:
         if kept.via in _READ_BACK:
             raise StaysError(
                 "read_back",
-                f"it was read from the provider: `dialstream backfill {kept.connection}` over "
-                f"{kept.received_at[:10]} reads it again",
+                f"it was read from the provider: `dialstream backfill {kept.connection}` over the "
+                "time of its call reads it again",
             )
         provider, source = self._source(kept.connection)
         delivery = Delivery(
             connection=kept.connection,
             via=VIA,
-            headers=[(n.encode("latin-1"), v.encode("latin-1")) for n, v in kept.headers.items()],
+            # They were bytes once, and so was each letter.
+            headers=[
+                (name.encode("latin-1", "replace"), value.encode("latin-1", "replace"))
+                for name, value in kept.headers.items()
+            ],
             body=kept.body,
             received_ms=_ms(kept.received_at),
         )
@@ -249,6 +285,9 @@ class Redriver:
             events = source.normalize(Verified(provider.payload_of(kept.body)), delivery)
         except (UnreadableError, VerificationError) as error:
             raise StaysError(error.reason, error.detail) from None
+        except Exception as fault:
+            log.error("unexpected_error", connection=kept.connection, exc_info=fault)
+            raise StaysError("internal", "a fault of ours") from None
         records = [
             record for event in events for record in records_of(writable(event, self._drops))
         ]
@@ -280,7 +319,7 @@ def _event_of_ours(kept: Kept) -> Remade:
     try:
         event: dict[str, Any] = orjson.loads(kept.body)
         topic = TOPIC_OF[event["type"].split(".")[1]]
-        key, ident, via = event["partitionkey"].encode(), event["id"], event["via"]
+        key, ident, via = (event[name].encode() for name in ("partitionkey", "id", "via"))
         recorded_ms = _ms(event["recordedtime"])
         if event["connection"] != kept.connection:
             raise KeyError
@@ -288,14 +327,14 @@ def _event_of_ours(kept: Kept) -> Remade:
         raise StaysError("no_event", "it is none of our events") from None
     # In its place, so that `raw` stays byte for byte: a bare quote stands in no JSON string, and
     # nothing of the provider's stands before it.
-    value = kept.body.replace(b'"via":"%b"' % via.encode(), b'"via":"%b"' % VIA.encode(), 1)
+    value = kept.body.replace(b'"via":"%b"' % via, b'"via":"%b"' % VIA.encode(), 1)
     headers = (
         ("content-type", CONTENT_TYPE),
         ("ce_type", event["type"].encode()),
-        ("ce_id", ident.encode()),
+        ("ce_id", ident),
     )
-    return Remade([Record(topic, key, value, headers)], [ident], recorded_ms)
+    return Remade([Record(topic, key, value, headers)], [ident.decode()], recorded_ms)
 
 
-def _ms(rfc3339: str) -> int:
-    return round(datetime.fromisoformat(rfc3339).timestamp() * 1000)
+def _ms(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

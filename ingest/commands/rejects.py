@@ -268,7 +268,7 @@ class _Redrive:
             self.done.stays[error.reason, error.detail] += 1
             return
         self._under_way += 1
-        first = made.records[0]
+        (first, *_) = made.records
         if await self._states.supersede(first.topic, first.key, made.recorded_ms):
             self.done.superseded += 1
             made = Remade((), (), made.recorded_ms)

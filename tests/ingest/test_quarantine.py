@@ -250,6 +250,22 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_no_more(tmp_path: Path
     ]
 
 
+def test_where_no_thread_can_be_had_nobody_is_hurt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_many(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    keeper = Keeper(tmp_path, Quarantine())
+    with monkeypatch.context() as patched, capture_logs() as lines:
+        patched.setattr(threading.Thread, "start", too_many)
+        keeper.offer(delivery(b"first"), "not_a_jws")
+    assert [line["event"] for line in lines] == ["quarantine_failed"]
+    keeper.offer(delivery(b"second"), "not_a_jws")
+    end(keeper)
+    assert sorted(bodies(tmp_path / "acme")) == [b"first", b"second"]
+
+
 def test_a_full_disk_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingest.quarantine.disk_full", lambda _: True)
     shelf = Shelf(tmp_path / "acme", Quarantine())

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -646,6 +647,7 @@ async def serving(
     answer_within_s: float = 4.0,
     sources: dict[str, Source] | None = None,
     max_connections: int = 1000,
+    **more: Any,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """The public port in this process, in front of ``publisher``."""
     hooks = Hooks(
@@ -655,6 +657,7 @@ async def serving(
         answer_within_s=answer_within_s,
         max_connections=max_connections,
         now_ms=now_ms,
+        **more,
     )
     acme = Connection.model_validate({"provider": "dialpad", "secrets": [SECRET]})
     hooks.serve(sources or {"acme": PROVIDERS["dialpad"].webhook(acme)})
@@ -810,6 +813,31 @@ async def test_a_fault_of_ours_means_503_and_a_line() -> None:
 def _plain(line: Mapping[str, object]) -> list[object]:
     """What is told as it is; of an exception only its type and its places are."""
     return [value for key, value in line.items() if key != "exc_info"]
+
+
+async def test_what_does_not_verify_is_handed_on_once_it_is_answered() -> None:
+    """Whole, and nothing else is."""
+    kept: list[tuple[Delivery, str]] = []
+
+    def keep(delivery: Delivery, reason: str) -> None:
+        kept.append((delivery, reason))
+
+    forged = sign(call(1, 0), OTHER_SECRET)
+    publisher = Slow()
+    publisher.let_through.set()
+    async with serving(publisher, refused=keep) as client:
+        headers = {"x-odd": "1"}
+        assert (await client.post(HOOK, content=sign(call(1, 0)))).status_code == 204
+        answer = await client.post(f"{HOOK}/call", content=forged, headers=headers)
+        assert answer.status_code == 401
+    ((delivery, reason),) = kept
+    assert (delivery.body, delivery.via, delivery.hint, reason) == (
+        forged,
+        "webhook",
+        "call",
+        "bad_signature",
+    )
+    assert (b"x-odd", b"1") in delivery.headers
 
 
 async def test_too_many_at_a_time_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,9 +85,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def wired(source: Source | None = None, /, **limits: int) -> AsyncIterator[Wire]:
+async def wired(source: Source | None = None, /, **more: Any) -> AsyncIterator[Wire]:
     async with peer() as at:
-        wire = Wire(at, source, **limits)
+        wire = Wire(at, source, **more)
         yield wire
         wire.publisher.close()
 
@@ -269,6 +269,23 @@ async def test_a_frame_too_large_to_read_ends_the_socket_and_is_counted() -> Non
         await wire.settled(2)
         assert wire.tally.refusals == {"too_large": 1}
         assert wire.outcomes() == {"refused": 1, "stored": 1}
+
+
+async def test_what_does_not_verify_is_handed_to_whoever_keeps_it() -> None:
+    """As it came; what is no text or too large has no signature that could be looked at again."""
+    kept: list[tuple[bytes, str, str]] = []
+
+    def keep(delivery: Delivery, reason: str) -> None:
+        kept.append((delivery.body, delivery.via, reason))
+
+    forged = sign(call(1, 0), OTHER_SECRET)
+    async with wired(refused=keep) as wire:
+        await wire.open()
+        await wire.peer.send(forged)
+        await wire.peer.send(b"\xff", text=False)
+        await wire.peer.send(sign(call(new_leg(), 0)))
+        await wire.settled(3)
+    assert kept == [(forged, "websocket", "bad_signature")]
 
 
 async def test_what_verifies_and_cannot_be_read_becomes_a_reject() -> None:
