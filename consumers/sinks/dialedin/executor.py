@@ -16,7 +16,7 @@ from consumers.sinks.dialedin.rules import Command, Dnc, Lead, Update
 from consumers.subscribe import NotNowError
 from ingest.api import ApiError
 from ingest.logs import Sample
-from ingest.providers.dialedin.api import Done, SearchField
+from ingest.providers.dialedin.api import Done, FailedError, SearchField
 
 log = structlog.get_logger()
 
@@ -56,6 +56,8 @@ class Ledger(Protocol):
     async def entries(self, keys: Sequence[str]) -> Mapping[str, Entry]: ...
 
     async def begin(self, key: str, action: str, at_ms: int) -> None: ...
+
+    async def forget(self, key: str) -> None: ...
 
     async def end(self, key: str, action: str, at_ms: int, outcome: str) -> None: ...
 
@@ -131,13 +133,18 @@ class Executor:
             if await self._api.lead_exists("ClientId", client_id):
                 return "found"
         await self._ledger.begin(command.key, command.action, self._clock_ms())
-        return await self._api.inject_lead(
-            campaign=self._campaign,
-            number=command.number,
-            client_id=command.client_id,
-            fields=command.fields,
-            dial=command.dial,
-        )
+        try:
+            return await self._api.inject_lead(
+                campaign=self._campaign,
+                number=command.number,
+                client_id=command.client_id,
+                fields=command.fields,
+                dial=command.dial,
+            )
+        except FailedError:
+            # It has answered: what there is to be found is there already.
+            await self._ledger.forget(command.key)
+            raise
 
     def _not_now(self, error: ApiError) -> NotNowError:
         self._failures += 1

@@ -96,6 +96,10 @@ class Ledger:
         """It is about to be sent."""
         await self._write(_BEGIN, (key, action, at_ms))
 
+    async def forget(self, key: str) -> None:
+        """It was not done after all."""
+        await self._write("delete from commands where key = ?", (key,))
+
     async def end(self, key: str, action: str, at_ms: int, outcome: str) -> None:
         """It is done, and need not be done again."""
         await self._write(_END, (key, action, at_ms, outcome), at_ms)

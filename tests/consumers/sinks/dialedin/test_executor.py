@@ -3,6 +3,7 @@
 Against a simulated DialedIn on a real socket, with the real client and the real ledger.
 """
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -260,6 +261,18 @@ async def test_an_odd_answer_to_an_injection_makes_no_second_one(tmp_path: Path)
         assert len(it.dialedin.floor.injected) == 1
 
 
+async def test_after_a_no_it_is_tried_again_without_a_wait(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        it.dialedin.floor.campaigns = frozenset()
+        async with it.life() as executor:
+            for _ in range(2):
+                with pytest.raises(FailedError):
+                    await executor.carry_out(LEAD)
+            it.dialedin.floor.campaigns = frozenset(["Example Campaign"])
+            assert await executor.carry_out(LEAD) == "ok"
+        assert len(it.dialedin.sent("SearchLead")) == 3, "it was looked for each time"
+
+
 async def test_a_number_that_the_campaign_has_is_done_and_nothing_is_made(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         it.dialedin.floor.inject(THERE)
@@ -314,3 +327,38 @@ async def test_without_a_ledger_nothing_is_sent(tmp_path: Path) -> None:
         with pytest.raises(LedgerError):
             await executor.carry_out(LEAD)
         assert it.dialedin.floor.injected == []
+
+
+async def test_in_bad_weather_everybody_is_told_once(tmp_path: Path) -> None:
+    """Leads and opt-outs side by side, in many lives, with whatever may go wrong going wrong."""
+    numbers = [f"555123{nth:04d}" for nth in range(24)]
+    commands: list[Command] = [
+        *(Lead(f"lead {n}", n, f"dialstream-{n}", FIELDS, dial=False) for n in numbers),
+        *(Dnc(f"dnc {n}", n) for n in numbers),
+    ]
+    async with bench(tmp_path) as it:
+        for fault in ("answers_lost", "undone", "cut", "odd_texts", "html", "broken", "limited"):
+            setattr(it.dialedin.faults, fault, 0.06)
+        left = commands
+        for _ in range(60):
+            async with it.life(timeout_s=0.5) as executor:
+                done = await asyncio.gather(
+                    *(executor.carry_out(each) for each in left), return_exceptions=True
+                )
+            for outcome in done:
+                assert isinstance(outcome, str | NotNowError | FailedError), outcome
+            left = [
+                each
+                for each, outcome in zip(left, done, strict=True)
+                if not isinstance(outcome, str)
+            ]
+            it.now_ms += round(LOOK_AFTER_S * 1000)
+            if not left:
+                break
+        assert not left
+        floor = it.dialedin.floor
+        assert sorted(lead.fields["PrimaryPhone"] for lead in floor.leads) == numbers
+        assert floor.dnc == set(numbers)
+        assert floor.rung == []
+        assert it.dialedin.commands["InjectLead failed"] == 0, "nor was a second one tried"
+        assert it.dialedin.faults.counts.keys() >= {"answers_lost", "undone"}

@@ -28,6 +28,8 @@ async def test_what_was_begun_and_what_was_done_is_there_in_the_next_life(tmp_pa
     await again.begin("a", "InjectLead", AT_MS + 9)
     assert await ledger.entries(["a"]) == {"a": Entry(AT_MS + 9, None)}
     assert glance(path, ["a", "b", "c", "d"]) == {"b", "c"}
+    await again.forget("a")
+    assert (await again.entries(["a", "b"])).keys() == {"b"}
     await ledger.close()
     await again.close()
 
