@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -253,13 +254,13 @@ class KafkaReader:
     def _merged(
         self, found: Mapping[TopicPartition, Sequence["ConsumerRecord[bytes | None, bytes | None]"]]
     ) -> list[StoredRecord]:
-        """Partitions side by side as they were written, each in its own order."""
+        """Each partition in its order; unless somebody watches, side by side as they were written."""
         lists = [
             [stored_record(record, self._prefix) for record in records]
             for records in found.values()
         ]
-        if len(lists) == 1:
-            return lists[0]
+        if self._watcher is not None:  # it handles them side by side
+            return list(chain.from_iterable(lists))
         return list(heapq.merge(*lists, key=lambda record: record.written_ms))
 
     async def _pass_over(self, place: TopicPartition, offset: int) -> None:
@@ -276,9 +277,10 @@ class KafkaReader:
             return  # it was revoked meanwhile
 
     def _hand_out(self, found: Sequence[StoredRecord]) -> Sequence[StoredRecord]:
-        for record in found:
-            place = TopicPartition(self._prefix + record.topic, record.partition)
-            self._handed[place] = record.position + 1
+        if self._watcher is None:  # who watches knows what is under way
+            for record in found:
+                place = TopicPartition(self._prefix + record.topic, record.partition)
+                self._handed[place] = record.position + 1
         return found
 
 
