@@ -7,7 +7,7 @@ the file finds everything again on the log.
 
 import itertools
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -28,9 +28,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T", Leg, Conversation, Hour, Entry, Agent)
 
-#: So many things of a kind are kept at hand, or twice as many; the others are looked up when
-#: somebody asks for them.
-MAX_AT_HAND = 5_000
+#: Things for which something becomes due are kept at hand, so many of a kind at most; the others
+#: are looked up when somebody asks for them. With fewer than that nobody takes the trouble.
+MAX_AT_HAND, FEW_AT_HAND = 20_000, 1_000
 
 #: So many records are one row of the outbox.
 _OUTBOX_ROW = 100
@@ -59,13 +59,12 @@ class Sieve:
     A look at the file for each new call would cost as much as all that is made of it.
     """
 
-    def __init__(self, keys: Collection[Key]) -> None:
-        self._slots = bytearray(1 << max(16, (len(keys) * 16).bit_length()))
+    def __init__(self, count: int) -> None:
+        """There is room for so many keys, and for as many again."""
+        self._slots = bytearray(1 << max(16, (count * 16).bit_length()))
         self._mask = len(self._slots) - 1
         #: So many more may be added until too many others seem to be there.
         self._room = len(self._slots) // 8
-        for key in keys:
-            self.add(key)
 
     @property
     def is_full(self) -> bool:
@@ -89,9 +88,9 @@ class Shelf(Generic[T]):
         self._db = db
         self._name = kind.__name__.lower()
         self._decode: Callable[[bytes], T] = msgspec.msgpack.Decoder(kind).decode
-        #: Those that somebody has asked for lately, and before that.
         self._at_hand: dict[Key, T] = {}
-        self._aside: dict[Key, T] = {}
+        #: When there are more of them the idle ones go.
+        self._most = FEW_AT_HAND
         #: Those that have changed since the last commit; None: it is gone.
         self._changed: dict[Key, T | None] = {}
         self._sieve = self._new_sieve()
@@ -99,14 +98,10 @@ class Shelf(Generic[T]):
     def get(self, key: Key) -> T | None:
         """The one object that stands for it, until the next commit."""
         found = self._at_hand.get(key)
-        if found is not None:
-            return found
-        found = self._aside.pop(key, None)
         if found is None and key in self._sieve and key not in self._changed:
             value = self._db.execute(_SELECT, (self._name, *key)).get
-            found = None if value is None else self._decode(value)
-        if found is not None:
-            self._at_hand[key] = found
+            if value is not None:
+                found = self._at_hand[key] = self._decode(value)
         return found
 
     def put(self, key: Key, thing: T) -> None:
@@ -114,7 +109,6 @@ class Shelf(Generic[T]):
 
     def remove(self, key: Key) -> None:
         self._at_hand.pop(key, None)
-        self._aside.pop(key, None)
         self._changed[key] = None
 
     def waking(self) -> Iterator[tuple[int, Key]]:
@@ -133,13 +127,12 @@ class Shelf(Generic[T]):
         ):
             known: Key = (connection, ident)
             if known not in self._changed:
-                yield self._at_hand.get(known) or self._aside.get(known) or self._decode(value)
+                yield self._at_hand.get(known) or self._decode(value)
 
     def drop(self, keys: Sequence[Key]) -> None:
         """Within a transaction: nobody asks for these any more."""
         for key in keys:
             self._at_hand.pop(key, None)
-            self._aside.pop(key, None)
         self._db.executemany(
             _DELETE, [(self._name, connection, ident) for connection, ident in keys]
         )
@@ -164,19 +157,20 @@ class Shelf(Generic[T]):
     def written(self) -> None:
         """The transaction is over."""
         self._changed.clear()
-        if len(self._at_hand) > MAX_AT_HAND:
-            self._at_hand, self._aside = {}, self._at_hand
+        if len(self._at_hand) > self._most:
+            due = {key: each for key, each in self._at_hand.items() if each.wake_ms is not None}
+            self._at_hand = due if len(due) <= MAX_AT_HAND else {}
+            self._most = max(FEW_AT_HAND, 2 * len(self._at_hand))
         if self._sieve.is_full:
             self._sieve = self._new_sieve()
 
     def _new_sieve(self) -> Sieve:
-        return Sieve(
-            [
-                *self._db.execute(
-                    "select connection, ident from things where kind = ?", (self._name,)
-                )
-            ]
-        )
+        of_kind = (self._name,)
+        count = self._db.execute("select count(*) from things where kind = ?", of_kind).get
+        sieve = Sieve(count)
+        for key in self._db.execute("select connection, ident from things where kind = ?", of_kind):
+            sieve.add(key)
+        return sieve
 
 
 class State:

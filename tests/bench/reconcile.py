@@ -1,17 +1,20 @@
 """What reconciliation costs: calls that were pushed once and listed once, read from a log.
 
 Reading, judging, rows, verdicts, and the state in its file; publishing is not in it. One process,
-one core. ``python -m tests.bench.reconcile [calls]``.
+one core. ``python -m tests.bench.reconcile [calls]``, or the scene ``reconcile``.
 """
 
-import resource
+import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
+import psutil
 
 from consumers.reconcile.core import Core
 from consumers.reconcile.facts import read_fact
@@ -20,13 +23,23 @@ from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import StoredRecord
 from ingest.reading import unknown_call
 from schemas.times import rfc3339
+from tests.bench.errors import BenchError
 
 T0 = 1_789_999_200_000
-WEEK_MS = 7 * 24 * 3_600_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+WEEK_MS = 7 * DAY_MS
 LENGTH_MS = 120_000
 
 #: As the role does it.
 COMMIT_RECORDS = 5_000
+TIDY_MS = HOUR_MS
+
+#: Made at a time, outside of what counts.
+READ_RECORDS = 1000
+
+#: Memory is looked at so often.
+STEPS = 30
 
 
 def event(nth: int, what: str, end_ms: int, at_ms: int, *, same_numbers: bool) -> StoredRecord:
@@ -75,8 +88,31 @@ def day(calls: int, over_ms: int, *, same_numbers: bool) -> Iterator[StoredRecor
             yield event(nth - behind, "recorded", end_ms, at_ms, same_numbers=same_numbers)
 
 
-def run(calls: int, over_ms: int, folder: Path, *, same_numbers: bool = False) -> float:
-    """µs of CPU for each call, both of its facts and all that is made of them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Of calls that were pushed once and listed once."""
+
+    calls: int
+    #: Of CPU a call: both of its facts and all that is made of them, the state in its file.
+    call_us: float
+    #: At even steps.
+    rss_bytes: Sequence[int]
+
+    @property
+    def growth(self) -> float:
+        """By how much of itself RSS has grown since a third."""
+        return self.rss_bytes[-1] / self.rss_bytes[len(self.rss_bytes) // 3] - 1
+
+
+def run(
+    calls: int,
+    over_ms: int,
+    folder: Path,
+    *,
+    same_numbers: bool = False,
+    window_ms: int = 3 * WEEK_MS,
+) -> Cost:
+    """Reconcile so many calls that are spread over that time."""
     state = State.open(folder / f"{calls}-{same_numbers}.sqlite")
     core = Core(
         state,
@@ -84,13 +120,15 @@ def run(calls: int, over_ms: int, folder: Path, *, same_numbers: bool = False) -
         connections=["acme"],
         judged={"acme": 7_200_000},
         since_ms=0,
-        window_ms=3 * WEEK_MS,
+        window_ms=window_ms,
     )
-    spent_s, verdicts = 0.0, 0
+    process = psutil.Process()
+    spent_s, verdicts, tidied_ms = 0.0, 0, 0
+    sizes: list[int] = []
     some: list[StoredRecord] = []
 
     def work(until_ms: int | None) -> None:
-        nonlocal spent_s, verdicts
+        nonlocal spent_s, verdicts, tidied_ms
         begun_s = time.process_time()
         for stored in some:
             fact = read_fact(stored)
@@ -102,28 +140,70 @@ def run(calls: int, over_ms: int, folder: Path, *, same_numbers: bool = False) -
             state.commit({("calls", 0): 0}, core.clock_ms, core.watermarks, core.out)
             verdicts += sum(b"verdict." in each.headers[1][1] for each in core.out)
             core.out = []
+            if core.clock_ms > tidied_ms + TIDY_MS:
+                tidied_ms = core.clock_ms
+                core.forget(state.tidy(core.clock_ms, window_ms))
         spent_s += time.process_time() - begun_s
         some.clear()
 
-    for stored in day(calls, over_ms, same_numbers=same_numbers):
+    for nth, stored in enumerate(day(calls, over_ms, same_numbers=same_numbers)):
         some.append(stored)
-        if len(some) == 1000:
+        if len(some) == READ_RECORDS:
             work(None)
+        if nth % (2 * calls // STEPS or 1) == 0:
+            sizes.append(process.memory_info().rss)
     work(T0 + over_ms + 24 * 3_600_000)
+    sizes.append(process.memory_info().rss)
     state.close()
-    assert verdicts == calls, f"{verdicts} verdicts of {calls} calls"
-    return spent_s / calls * 1e6
+    if verdicts != calls or core.too_late:
+        raise BenchError(f"{verdicts} verdicts of {calls} calls, {core.too_late} facts too late")
+    return Cost(calls=calls, call_us=spent_s / calls * 1e6, rss_bytes=sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciled:
+    """What came of it."""
+
+    week: Cost
+    #: All between the same two numbers in an hour; each of twice as many as the one before.
+    crowds: Sequence[Cost]
+    #: Ten days, of which only an hour is remembered.
+    long: Cost
+
+    @property
+    def crowding(self) -> float:
+        """How much more a call costs in the largest crowd than in the smallest."""
+        return self.crowds[-1].call_us / self.crowds[0].call_us - 1
+
+
+def measure(folder: Path, calls: int) -> Reconciled:
+    """Each part in a process of its own, or one would have the memory of the others.
+
+    Raises BenchError if one does not come to its end.
+    """
+    crowds = [calls // 8, calls // 4, calls // 2]
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as alone:
+        return Reconciled(
+            week=alone.submit(run, calls, WEEK_MS, folder).result(),
+            crowds=[
+                alone.submit(run, crowd, HOUR_MS, folder, same_numbers=True).result()
+                for crowd in crowds
+            ],
+            long=alone.submit(run, calls + 1, 10 * DAY_MS, folder, window_ms=HOUR_MS).result(),
+        )
 
 
 def main() -> None:
-    calls = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
-    with tempfile.TemporaryDirectory() as folder:
-        print(f"{calls} calls in a week: {run(calls, WEEK_MS, Path(folder)):.0f} µs of CPU a call")
-        for crowd in (calls // 4, calls):
-            cost = run(crowd, 3_600_000, Path(folder), same_numbers=True)
-            print(f"{crowd} calls between two numbers in an hour: {cost:.0f} µs of CPU a call")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"memory at most {peak} MiB")
+    calls = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        found = measure(Path(folder), calls)
+    print(f"{found.week.calls:,} calls in a week: {found.week.call_us:.0f} µs of CPU a call")
+    for crowd in found.crowds:
+        print(f"{crowd.calls:,} between two numbers in an hour: {crowd.call_us:.0f} µs a call")
+    sizes = [size // 1024**2 for size in found.long.rss_bytes]
+    print(f"{found.long.calls:,} in ten days, window of an hour: RSS in MiB {sizes}")
 
 
 if __name__ == "__main__":

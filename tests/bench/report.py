@@ -13,6 +13,7 @@ from tests.bench.disk import Disk
 from tests.bench.load import STEADY_CONNECTIONS, Round
 from tests.bench.peers import BACKFILL, LISTENER, OURS, PLAIN, YARDSTICK, Stored
 from tests.bench.readback import Readback
+from tests.bench.reconcile import Reconciled
 from tests.bench.records import Polled
 
 #: Memory may move by so much within a round and still be called flat.
@@ -26,6 +27,9 @@ _MANY_CALLS = 50_000
 
 #: The same of records that are polled.
 _MANY_RECORDS = 200_000
+
+#: The same of calls that are reconciled.
+_MANY_SETTLED = 50_000
 
 #: More of the server's core than this is not the kernel's share, nor our own counting.
 _OTHERS = 0.1
@@ -109,6 +113,7 @@ class Report:
     listening: list[Listening] = field(default_factory=list)
     readback: Readback | None = None
     polled: Polled | None = None
+    reconciled: Reconciled | None = None
     spooling: list[Spooling] = field(default_factory=list)
     drain: Drain | None = None
     soak: Round | None = None
@@ -221,6 +226,27 @@ class Report:
             f"{polled.growth:+.1%}" if polled else "",
             polled.growth <= _FLAT if polled and polled.records >= _MANY_RECORDS else None,
         )
+        settled = self.reconciled
+        yield Finding(
+            "a call reconciled, its push and its record, µs of CPU",
+            "≤ 60",
+            f"{settled.week.call_us:.0f}" if settled else "",
+            settled.week.call_us <= 60 if settled else None,
+        )
+        yield Finding(
+            "a call among four times as many between the same two numbers, of its cost",
+            "≤ +50%",
+            f"{settled.crowding:+.0%}" if settled else "",
+            settled.crowding <= 0.5 if settled else None,
+        )
+        yield Finding(
+            "RSS of reconciling, window of an hour, flat since a third of ten days",
+            f"≤ +{_FLAT:.0%}",
+            f"{settled.long.growth:+.1%}" if settled else "",
+            settled.long.growth <= _FLAT
+            if settled and settled.long.calls >= _MANY_SETTLED
+            else None,
+        )
         rates = [pair.rate for pair in self.spooling]
         per_cpu = [pair.per_cpu for pair in self.spooling]
         yield Finding(
@@ -278,6 +304,7 @@ class Report:
                 "per_s": self.polled.per_s,
                 **asdict(self.polled),
             },
+            "reconciled": self.reconciled and asdict(self.reconciled),
             "spooling": [
                 {"rate": pair.rate, "per_cpu_s": pair.per_cpu, **asdict(pair)}
                 for pair in self.spooling
@@ -305,10 +332,7 @@ class Report:
             console.print(self._steady_table())
         if self.listening:
             console.print(self._listen_table())
-        if self.readback:
-            _show_readback(console, self.readback)
-        if self.polled:
-            _show_polled(console, self.polled)
+        self._show_records(console)
         if self.spooling:
             console.print(self._spool_table())
         if self.drain:
@@ -323,6 +347,14 @@ class Report:
             )
         console.print(self._aims_table())
         self._show_trouble(console)
+
+    def _show_records(self, console: Console) -> None:
+        if self.readback:
+            _show_readback(console, self.readback)
+        if self.polled:
+            _show_polled(console, self.polled)
+        if self.reconciled:
+            _show_reconciled(console, self.reconciled)
 
     def _show_trouble(self, console: Console) -> None:
         others = max(r.others for rounds in self.rounds.values() for r in rounds)
@@ -450,6 +482,17 @@ def _show_polled(console: Console, polled: Polled) -> None:
         f"requests, {polled.per_cpu_s:,.0f} for each second of CPU. RSS {_bars(sizes)} "
         f"{start / _MIB:.1f} MiB after a tenth, {middle / _MIB:.1f} in the middle, "
         f"{sizes[-1] / _MIB:.1f} at the end; {polled.stored.records:,} stored"
+    )
+
+
+def _show_reconciled(console: Console, settled: Reconciled) -> None:
+    week, long = settled.week, settled.long
+    crowds = ", ".join(f"{each.calls:,}: {each.call_us:.0f}" for each in settled.crowds)
+    console.print(
+        f"Reconcile: {week.calls:,} calls in a week, {week.call_us:.0f} µs of CPU a call; in an "
+        f"hour between the same two numbers, {crowds} µs a call. {long.calls:,} in ten days, of "
+        f"which an hour is remembered: RSS {_bars(long.rss_bytes)} "
+        f"{long.rss_bytes[-1] / _MIB:.1f} MiB at the end"
     )
 
 

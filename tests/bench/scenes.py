@@ -14,6 +14,7 @@ from tests.bench.errors import BenchError
 from tests.bench.load import STEADY_CONNECTIONS, Round, Shot, listen, saturate, steady
 from tests.bench.peers import BACKFILL, CALLS, LISTENER, OURS, Server, dialpad, listener
 from tests.bench.readback import read_back
+from tests.bench.reconcile import measure
 from tests.bench.records import poll_records
 from tests.bench.report import Drain, Listening, Report, Spooling
 
@@ -38,6 +39,7 @@ class Scene(StrEnum):
     LISTEN = "listen"
     BACKFILL = "backfill"
     RECORDS = "records"
+    RECONCILE = "reconcile"
     SPOOL = "spool"
     DRAIN = "drain"
     SOAK = "soak"
@@ -49,6 +51,7 @@ FOR_OURS = (
     Scene.LISTEN,
     Scene.BACKFILL,
     Scene.RECORDS,
+    Scene.RECONCILE,
     Scene.SPOOL,
     Scene.DRAIN,
     Scene.SOAK,
@@ -68,6 +71,8 @@ class Length:
     calls: int
     #: That `records` reads.
     records: int
+    #: That `reconcile` settles.
+    settled: int
     soak_s: float
 
 
@@ -88,6 +93,7 @@ class Stage:
             Scene.LISTEN: self._listen,
             Scene.BACKFILL: self._backfill,
             Scene.RECORDS: self._records,
+            Scene.RECONCILE: self._reconcile,
             Scene.SPOOL: self._spool,
             Scene.DRAIN: self._drain,
             Scene.SOAK: self._soak,
@@ -158,6 +164,9 @@ class Stage:
 
     def _records(self) -> None:
         self.report.polled = poll_records(self._folder("records"), self.length.records)
+
+    def _reconcile(self) -> None:
+        self.report.reconciled = measure(self._folder("reconcile"), self.length.settled)
 
     def _spool(self) -> None:
         enough = self._enough(self.report.most_per_s(OURS))

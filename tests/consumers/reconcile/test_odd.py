@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consumers.reconcile.conversations import MAX_LEGS
 from consumers.reconcile.facts import CallFact, Fact, read_fact
-from consumers.reconcile.legs import MAX_FACTS
+from consumers.reconcile.legs import MAX_FACTS, Leg
 from ingest.eventlog.log import StoredRecord
 from ingest.reading import unknown_call
 from tests.consumers.reconcile.test_core import rows, verdicts
@@ -272,3 +272,28 @@ def test_a_record_that_still_runs_with_another_start_keeps_a_long_call_waiting()
     swept = mark(T0 + 3 * HOUR, T0 + 3 * HOUR, swept_ms=T0)
     out = history(new_core(), [push, runs, *reads, swept], T0 + 4 * HOUR)
     assert verdicts(out) == [("100", "record_missing", 1, "not_listed")]
+
+
+def test_a_mark_looks_at_no_call_that_it_tells_nothing_of() -> None:
+    """Else n calls that wait, and a mark a minute, would cost their product."""
+
+    class Counting(Memory):
+        looked = 0
+
+        def leg(self, key: tuple[str, str]) -> Leg | None:
+            self.looked += 1
+            return super().leg(key)
+
+    store, calls = Counting(), 200
+    core = new_core(store)
+    for nth in range(calls):
+        core.take(ended(str(100 + nth), T0 + nth, length_ms=3 * HOUR))
+    core.advance(T0 + 20 * MINUTE)
+    store.looked = 0
+    for nth in range(100):
+        core.take(mark(T0 + 21 * MINUTE + nth, T0 + 21 * MINUTE + nth))
+    assert store.looked == 0
+    core.take(mark(T0 + HOUR, T0 + HOUR, swept_ms=T0 + HOUR))
+    core.advance(T0 + 2 * HOUR)
+    assert len(verdicts(core.out)) == calls
+    assert store.looked < 10 * calls
