@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -47,6 +48,8 @@ _FETCH_S, _PROGRESS_S = 0.2, 0.2
 
 REJECTS = "rejects"
 
+_RECORDED = re.compile(rb'"recordedtime": ?"([^"]+)"')
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -70,8 +73,9 @@ class Plan:
 @dataclass(slots=True)
 class Result:
     verdict: Verdict
-    #: Of all answers, sorted.
+    #: Of all answers, and of all records on their way to the log, sorted.
     answered_s: list[float]
+    to_log_s: list[float]
     took_s: float
     troubles: list[Happened] = field(default_factory=list)
     #: Starts of the experiment's own receiver; None: it had none.
@@ -128,8 +132,15 @@ def prove(settings: Settings, plan: Plan, *, as_json: bool) -> int:
 async def _experiment(settings: Settings, plan: Plan, maker: Maker, *, quiet: bool) -> Result:
     stopping = Stopping()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):  # it ends sooner, and tells what it has found
-        loop.add_signal_handler(number, stopping.ask)
+
+    def on_signal(number: signal.Signals) -> None:
+        """End sooner, and tell what was found; a second one ends it at once."""
+        if stopping.asked:
+            os._exit(128 + number)
+        stopping.ask()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number)
     if plan.really:
         url = plan.to or f"{url_of(settings.receiver)}/webhooks/{plan.connection}"
         return await _Run(settings, plan, maker, url, None, stopping, quiet=quiet).play()
@@ -181,6 +192,8 @@ class _Run:
         self._own = own
         self._stopping = stopping
         self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        #: From the receiver to the log, of each record, in seconds.
+        self._to_log_s: list[float] = []
 
     async def play(self) -> Result:
         plan = self._plan
@@ -204,6 +217,7 @@ class _Run:
         return Result(
             verdict=verdict,
             answered_s=sorted(load.answered_s),
+            to_log_s=sorted(self._to_log_s),
             took_s=took_s,
             troubles=troubles,
             starts=None if self._own is None else self._own.starts,
@@ -315,6 +329,10 @@ class _Run:
         # Where nobody else writes, what is none of ours is a change, whatever it looks like.
         if self._own is not None or judge.expects(ident) or self._maker.mark in value:
             judge.take(value)
+            recorded = _RECORDED.search(value)
+            if recorded is not None:
+                recorded_s = datetime.fromisoformat(recorded[1].decode()).timestamp()
+                self._to_log_s.append(stored.written_ms / 1000 - recorded_s)
 
 
 # What came of it
@@ -322,6 +340,11 @@ class _Run:
 
 def _percentile(sorted_s: list[float], share: float) -> float:
     return sorted_s[min(len(sorted_s) - 1, int(len(sorted_s) * share))] if sorted_s else 0.0
+
+
+def _spread(sorted_s: list[float]) -> str:
+    p50, p99, worst = (_percentile(sorted_s, share) for share in (0.5, 0.99, 1.0))
+    return f"p50 {1000 * p50:,.0f} ms, p99 {1000 * p99:,.0f} ms, worst {worst:.2f} s"
 
 
 def _as_data(result: Result) -> dict[str, Any]:
@@ -341,6 +364,9 @@ def _as_data(result: Result) -> dict[str, Any]:
         "answer_p50_s": round(_percentile(result.answered_s, 0.5), 4),
         "answer_p99_s": round(_percentile(result.answered_s, 0.99), 4),
         "answer_worst_s": round(verdict.worst_s, 4),
+        "to_log_p50_s": round(_percentile(result.to_log_s, 0.5), 3),
+        "to_log_p99_s": round(_percentile(result.to_log_s, 0.99), 3),
+        "to_log_worst_s": round(max(result.to_log_s, default=0.0), 3),
         "took_s": round(result.took_s, 1),
         "troubles": [
             {"at_s": round(each.at_s, 1), "exit": each.code, "output": each.output}
@@ -360,8 +386,8 @@ def _show(result: Result, plan: Plan) -> None:
         console.print(f"  {what:<14}{figure:>10}   {note}".rstrip(), style=style, markup=False)
 
     pace = verdict.offered / result.took_s if result.took_s else 0.0
-    slow = "" if pace > 0.9 * plan.rate else f", not {plan.rate:g}: each sender waits for its 2xx"
-    line("offered", f"{verdict.offered:,}", f"{pace:,.0f} a second{slow}")
+    behind = "" if pace > 0.9 * plan.rate else f", not {plan.rate:g}: a sender waits for its 2xx"
+    line("offered", f"{verdict.offered:,}", f"{pace:,.0f} a second{behind}")
     line("acknowledged", f"{verdict.acknowledged:,}")
     refusals = {s: n for s, n in verdict.answers.items() if s and not 200 <= s < 300}  # noqa: PLR2004
     told = ", ".join(f"{n:,} times {s}" for s, n in sorted(refusals.items()))
@@ -376,11 +402,9 @@ def _show(result: Result, plan: Plan) -> None:
     if verdict.set_aside:
         line("set aside", f"{len(verdict.set_aside):,}", "too large for the topic: rejects")
     line("repeated", f"{verdict.repeats:,}", "readers know them by their ids")
-    p50, p99 = (1000 * _percentile(result.answered_s, share) for share in (0.5, 0.99))
     slow = "" if verdict.worst_s < WORST_S else ": Dialpad hangs up after 5 s"
-    line(
-        "answers", "", f"p50 {p50:,.0f} ms, p99 {p99:,.0f} ms, worst {verdict.worst_s:.2f} s{slow}"
-    )
+    line("answered", "", f"after {_spread(result.answered_s)}{slow}")
+    line("on the log", "", f"after {_spread(result.to_log_s)}, through a spool or not")
     if result.troubles:
         failed = sum(each.code != 0 for each in result.troubles)
         line("trouble", f"{len(result.troubles):,}", f"{failed} exited other than with 0")

@@ -82,6 +82,8 @@ class _Found:
     ids: set[str] = field(default_factory=set)
     records: list[StoredRecord] = field(default_factory=list)
     waiting: list[Spooled] = field(default_factory=list)
+    #: Calls that a row of the ledger tells of: they have none of their own.
+    in_rows: set[str] = field(default_factory=set)
     #: When the earliest of it began, by the provider's clock.
     begun_ms: int | None = None
     #: Whether that is the start of the whole conversation.
@@ -126,6 +128,8 @@ class _Search:
             for ident in sorted(each.ids, key=by_size)[:_MAX_IDS]:
                 key = f"{connection}/{ident}".encode()
                 for topic in topics:
+                    if topic == "ledger" and ident in each.in_rows:
+                        continue
                     if (topic, key) not in self._read:
                         keys[topic].add(key)
         return keys
@@ -167,6 +171,7 @@ class _Search:
         data = event["data"]
         if stored.topic == "ledger":
             each.ids |= {data["conversation_id"], *data["call_ids"], *data["merged_from"]}
+            each.in_rows |= {*data["call_ids"]} - {data["conversation_id"], *data["merged_from"]}
             each.whole = each.whole or data["started_at"] is not None
         elif stored.topic == "calls":
             each.ids |= {ident, data["conversation_id"], *data["related_call_ids"]}
