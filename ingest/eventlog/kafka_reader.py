@@ -254,7 +254,7 @@ class KafkaReader:
     def _merged(
         self, found: Mapping[TopicPartition, Sequence["ConsumerRecord[bytes | None, bytes | None]"]]
     ) -> list[StoredRecord]:
-        """Each partition in its order; unless somebody watches, side by side as they were written."""
+        """Each partition in its order; unless somebody watches, as they were written."""
         lists = [
             [stored_record(record, self._prefix) for record in records]
             for records in found.values()
