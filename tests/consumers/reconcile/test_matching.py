@@ -728,7 +728,7 @@ def test_legs_of_one_call_are_no_crowd() -> None:
 
 def test_of_the_legs_of_a_call_the_nearest_counts() -> None:
     field = Field(RULES)
-    field.put([call("p", 0, 90), call("p", 50, 40)], is_pushed=True)
+    field.put([call("p", 0, 90), call("p", 50, 40), call("p", 8, 41)], is_pushed=True)
     field.put([call("r", 52, 41)], is_pushed=False)
     field.put([call("s", 301, 90)], is_pushed=False)
     assert field.ties("p") == {"r": 3_000}
