@@ -263,9 +263,9 @@ def _what_stays(settings: Settings) -> list[str]:
         f"Earlier records of erased keys go {when}.",
         "What subscribers have stored is theirs: each is given the tombstone.",
         (
-            f"What is heard of a call within {window} (reconcile.window_s) writes its row again, and "
-            "what the provider tells of a contact its record: erase at the provider first, and here "
-            "once more after that time."
+            f"What is heard of a call within {window} (reconcile.window_s) writes its row again, "
+            "and what the provider tells of a contact its record: erase at the provider first, and "
+            "here once more after that time."
         ),
         (
             "Your own agents and numbers (directory) are not touched; opt-outs go only with "
