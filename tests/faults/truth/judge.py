@@ -18,6 +18,9 @@ from tests.faults.truth.world import DAY_MS, HOUR_MS, Asked, Call, World
 _HOLD_MS = 21_600_000
 _EVERY_S, _LAG_S, _OVERLAP_MS = 300.0, 300.0, 7_200_000
 
+#: What has come is compared with the other connection's calls a moment later, with what else came.
+_MOMENT_MS = 5_000
+
 
 class Judge:
     """Knows the world and what was heard."""
@@ -136,7 +139,8 @@ class Judge:
                 elif data.reason in ("not_listed", "list_not_read"):
                     entry = call.record if data.is_within else call.row_entry
                     came_ms = None if entry is None else entry.served_ms
-            if came_ms is not None and came_ms <= each.at_ms:
+            known_ms = each.at_ms if data.is_within else each.at_ms - _MOMENT_MS
+            if came_ms is not None and came_ms <= known_ms:
                 self._found.wrong["calls that had come, and were said to be missing"].append(
                     f"{data.call_id}: {data.verdict} {data.recorded_connection}"
                 )

@@ -47,9 +47,6 @@ AFTER_MS = 6 * HOUR_MS
 #: Dialpad's states that tell how a leg has ended.
 ENDINGS = frozenset({"hangup", "missed", "blocked"})
 
-#: Shares of all calls that come from, or go to, a few numbers.
-HEAVY = (0.10, 0.05, 0.03, 0.02)
-
 _DIALPAD_PAGE, _DIALGOOD_PAGE = 50, 100
 
 #: What was begun earlier is hardly ever listed again.
@@ -72,6 +69,8 @@ class Weather:
     outage_s: float = 7200.0
     never_made: float = 0.01
     wrong: float = 0.005
+    #: Shares of all calls that come from a few numbers, or go to them.
+    heavy: Sequence[float] = (0.10, 0.05, 0.03, 0.02)
     #: Shares of records, and how much later than their calls' end they are listed at most.
     listed: Sequence[tuple[float, float]] = ((0.95, 60.0), (0.04, 3600.0), (0.01, 86_400.0))
 
@@ -144,7 +143,7 @@ class World:
         self.weather = weather
         self._chance = random.Random(f"{seed} weather")
         tempo = real_tempo(calls / _LEGS / days)
-        self.company = _with_heavy(make_company(tempo.members, tempo.outsiders))
+        self.company = _with_heavy(make_company(tempo.members, tempo.outsiders), weather.heavy)
         self._story = Story(self.company, tempo, seed, start_ms)
         self._agents = Agents(self.company, web_agents=0)
         #: By the leg's id; in the order of their starts.
@@ -255,13 +254,13 @@ def _touch(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] <= other[1] + MINUTE_MS and other[0] <= one[1] + MINUTE_MS
 
 
-def _with_heavy(company: Company) -> Company:
+def _with_heavy(company: Company, shares: Sequence[float]) -> Company:
     """A few of those who are on the phone with the company are it all the time."""
     outsiders = company.outsiders
-    rest = 1 - sum(HEAVY)
+    rest = 1 - sum(shares)
     heavy = [
         outsider
-        for outsider, share in zip(outsiders, HEAVY, strict=False)
+        for outsider, share in zip(outsiders, shares, strict=False)
         for _ in range(round(len(outsiders) * share / rest))
     ]
     return replace(company, outsiders=(*outsiders, *heavy))
