@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from consumers.trace.find import Call, Wanted, find, find_calls, read_wanted
+from consumers.trace.find import Call, Wanted, find, find_calls, known_connections, read_wanted
 from consumers.trace.show import Show
 from consumers.trace.story import Story
 from ingest.errors import ConfigError
@@ -43,7 +43,7 @@ def trace(
             return _trace_number(settings, what, connection, begin_ms, as_json=as_json)
         wanted = read_wanted(what, connection)
         stories = asyncio.run(find(settings, wanted, since_ms))
-        return _tell(wanted, stories, as_json=as_json)
+        return _tell(settings, wanted, stories, as_json=as_json)
     finally:
         logs.close()
 
@@ -78,7 +78,7 @@ def _trace_number(
     return 0
 
 
-def _tell(wanted: Wanted, stories: Sequence[Story], *, as_json: bool) -> int:
+def _tell(settings: Settings, wanted: Wanted, stories: Sequence[Story], *, as_json: bool) -> int:
     asked = wanted.event_id
     known = bool(stories) and (
         asked is None or any(moment.id == asked for story in stories for moment in story.moments)
@@ -90,7 +90,8 @@ def _tell(wanted: Wanted, stories: Sequence[Story], *, as_json: bool) -> int:
     for story in stories:
         show.story(story, asked)
     if not stories:
-        show.say(f"The stream knows of no call or conversation {wanted.ident!r}.")
+        where = wanted.connection or ", ".join(known_connections(settings))
+        show.say(f"The stream knows of no call or conversation {wanted.ident!r} at {where}.")
     elif not known:
         show.say(f"It has no event {asked!r} (any more).")
     return 0 if known else 1

@@ -4,6 +4,7 @@ The key says in which partition a call is, and a time where in it to begin: that
 ledger, or of an event's id. What its events name beside it is read next, until nothing is new.
 """
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
@@ -90,12 +91,21 @@ class _Found:
     whole: bool = False
 
 
+def known_connections(settings: Settings) -> list[str]:
+    """Those of the settings, and those that a receiver with this data has served of late."""
+    try:
+        served = json.loads((settings.eventlog.path / "connections.json").read_text())
+    except (OSError, ValueError):
+        served = {}
+    return sorted({*settings.connections, *served})
+
+
 async def find(settings: Settings, wanted: Wanted, since_ms: int | None) -> list[Story]:
     """Everything that belongs to it, a story for each connection that knows it.
 
     ``since_ms``: what was written earlier is not looked at; None: as early as need be.
     """
-    connections = [wanted.connection] if wanted.connection else sorted(settings.connections)
+    connections = [wanted.connection] if wanted.connection else known_connections(settings)
     if not connections:
         raise ConfigError("there are no connections in the settings: name one with --connection")
     search = _Search(settings, {name: _Found({wanted.ident}) for name in connections})

@@ -101,7 +101,7 @@ class Show:
         ):
             if self._wide:
                 row.append(_clock(at_ms, moment.written_ms))
-            row.append(_hop(hop_ms, is_odd=not derived))
+            row.append(_hop(hop_ms, is_odd=not derived and "mended" not in moment.marks))
         if several:
             row.append(Text("" if moment.topic == "ledger" else legs.get(moment.of, "")))
         subject = moment.type.partition(".")[0]

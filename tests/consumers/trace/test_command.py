@@ -198,3 +198,16 @@ def test_any_text_is_an_id_or_is_refused(text: str) -> None:
 )
 def test_ids_of_events(text: str, wanted: tuple[str, str, str | None, int]) -> None:
     assert read_wanted(text, "beta") == Wanted(*wanted)
+
+
+def test_connections_that_are_no_longer_configured_are_looked_at(tmp_path: Path) -> None:
+    beta = {"provider": "dialpad", "secrets": [SECRET]}
+    product = Product(tmp_path / "product", {"connections": {"beta": beta}})
+    product.configure({"connections": {"beta": beta}, "eventlog": {"path": str(product.data)}})
+    fill(product, [RINGING])
+    assert product.run("trace", "5001").code == 1
+    # As a receiver leaves it.
+    (product.data / "connections.json").write_text('{"acme": 1790000000.0, "beta": 1790000000.0}')
+    ran = product.run("trace", "5001", "--json")
+    assert ran.code == 0
+    assert told(ran) == [("5001", "call.ringing")]
