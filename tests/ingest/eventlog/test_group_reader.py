@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ingest.eventlog.journal import journal_folder
+from ingest.eventlog.kafka_reader import KafkaReader
 from ingest.eventlog.kinds import open_group_reader
 from ingest.eventlog.log import GroupReader, LostError, Place, Record, StoredRecord
 from ingest.eventlog.segments import SAFE_JUMP, Segment, segment_paths
@@ -136,7 +137,7 @@ async def test_latest_is_where_the_group_has_begun_also_if_nothing_came(log: Log
 
 
 async def test_partitions_go_once_their_work_is_committed(
-    kafka: object, topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
+    topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     log = KafkaLog.make(request.getfixturevalue("kafka"), topic_prefix, tmp_path)
     await log.write([record(f"k{n}", f"{n}") for n in range(40)])
@@ -160,7 +161,7 @@ async def test_partitions_go_once_their_work_is_committed(
 
 @pytest.mark.timeout(200)
 async def test_who_was_not_heard_of_has_lost_its_partitions(
-    kafka: object, topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
+    topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     cluster = request.getfixturevalue("kafka")
     log = KafkaLog.make(cluster, topic_prefix, tmp_path)
@@ -175,6 +176,42 @@ async def test_who_was_not_heard_of_has_lost_its_partitions(
         assert len(await take(reader, 40)) == 40
     lost = [places for places, was_lost in watched.revocations if was_lost]
     assert {("calls", number) for number in range(PARTITIONS)} in lost
+
+
+async def test_what_was_found_before_partitions_went_is_not_handed_out_after_it(
+    topic_prefix: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """It would be handled by two: whoever has the partition now gets it from its beginning."""
+    log = KafkaLog.make(request.getfixturevalue("kafka"), topic_prefix, tmp_path)
+    async with open_group_reader(
+        log.settings, ["calls"], Watched(), group="g", start="earliest"
+    ) as one:
+        assert isinstance(one, KafkaReader)
+        async with asyncio.timeout(SOON_S):
+            while not await one.ends():
+                assert await one.fetch(wait_s=0.1) == []
+            await log.write([record(f"k{n}", f"{n}") for n in range(40)])
+            # It has found some, and nobody has asked for them yet.
+            while one._looking is None or not one._looking.done():
+                if one._looking is None:
+                    one._looking = asyncio.create_task(one._look(0.5))
+                await asyncio.sleep(0.01)
+                if one._looking.done() and not one._looking.result()[1]:
+                    one._looking = None
+        async with open_group_reader(
+            log.settings, ["calls"], Watched(), group="g", start="earliest"
+        ) as two:
+            found: list[StoredRecord] = []
+            async with asyncio.timeout(SOON_S):
+                # Those of the first have gone once the second has some.
+                while not await two.ends():  # noqa: ASYNC110 - the cluster says so
+                    await asyncio.sleep(0.05)
+                while len(found) < 40:
+                    found += await one.fetch(wait_s=0.1)
+                    found += await two.fetch(wait_s=0.1)
+            found += await one.fetch(wait_s=0.5)
+            found += await two.fetch(wait_s=0.5)
+    assert sorted(int(each.value or b"") for each in found) == list(range(40))
 
 
 # On the journal positions are left out, too, where nothing was lost
