@@ -42,7 +42,8 @@ def trace(
             begin_ms = now_ms() - _NUMBER_MS if since_ms is None else since_ms
             return _trace_number(settings, what, connection, begin_ms, as_json=as_json)
         wanted = read_wanted(what, connection)
-        stories = asyncio.run(find(settings, wanted, since_ms))
+        with _waiting():
+            stories = asyncio.run(find(settings, wanted, since_ms))
         return _tell(settings, wanted, stories, as_json=as_json)
     finally:
         logs.close()
@@ -60,7 +61,8 @@ def _trace_number(
     stories: list[Story] = []
     if len(conversations) == 1:
         wanted = Wanted(calls[0].call_id, calls[0].connection)
-        stories = asyncio.run(find(settings, wanted, None))
+        with _waiting():
+            stories = asyncio.run(find(settings, wanted, None))
     if as_json:
         print(json.dumps({"calls": [_call_data(call) for call in calls], **_data(stories)}))  # noqa: T201
         return 0 if calls else 1
@@ -111,6 +113,12 @@ def _call_data(call: Call) -> dict[str, object]:
         "outcome": call.outcome,
         "events": call.events,
     }
+
+
+def _waiting() -> contextlib.AbstractContextManager[object]:
+    """Says on a terminal that there is something to wait for."""
+    console = Console(stderr=True)
+    return console.status("reading the log") if console.is_terminal else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
