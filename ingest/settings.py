@@ -281,12 +281,21 @@ class Sink(Section):
         return tuple(name for name in SINK_RULES if getattr(self, name))
 
 
-def sink_group(connection: str) -> str:
-    """The consumer group that tells a connection what its section `sink` asks for."""
-    return f"sink-{connection}"
+#: Rule → what its consumer group is for. Opt-outs wait for no lead, leads for no contacts.
+SINK_RULES: Mapping[str, str] = {
+    "dnc_on_stop": "dnc",
+    "dnc_on_consent": "dnc",
+    "lead_on_missed": "leads",
+    "update_on_contact": "updates",
+}
 
 
-SINK_RULES = ("dnc_on_stop", "dnc_on_consent", "lead_on_missed", "update_on_contact")
+def sink_groups(connection: str, sink: Sink) -> dict[str, list[str]]:
+    """The consumer groups that tell a connection something, each with its rules."""
+    found: dict[str, list[str]] = {}
+    for rule in sink.rules:
+        found.setdefault(f"sink-{connection}-{SINK_RULES[rule]}", []).append(rule)
+    return found
 
 
 PrivacyClass = Literal["content", "raw"]

@@ -27,7 +27,7 @@ from ingest.eventlog.cluster import (
     open_cluster,
 )
 from ingest.eventlog.journal import journal_folder
-from ingest.settings import Kafka, Settings, sink_group
+from ingest.settings import Kafka, Settings, sink_groups
 from schemas.topics import DAY_S, MAX_RECORD_BYTES, TOPICS, Topic
 
 #: For everything after the connection: Kafka makes a topic in moments, or not at all.
@@ -40,8 +40,11 @@ def create_topics(settings: Settings, group: str | None = None) -> int:
 
     Those for what the sinks of the settings, and ``group``, cannot handle are among them.
     """
-    sinks = [sink_group(name) for name, each in settings.connections.items() if each.sink.rules]
-    groups = dict.fromkeys([*sinks, *([] if group is None else [group])])
+    groups = [
+        name for at, each in settings.connections.items() for name in sink_groups(at, each.sink)
+    ]
+    if group is not None and group not in groups:
+        groups.append(group)
     topics = [*TOPICS.values(), *map(rejects_of, groups)]
     if settings.eventlog.kind == "kafka":
         return asyncio.run(_create_on_kafka(settings.kafka, topics))

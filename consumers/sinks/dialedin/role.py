@@ -1,4 +1,4 @@
-"""The role ``sink``: a subscriber for each connection that is to be told something, and is ours.
+"""The role ``sink``: subscribers for each connection that is to be told something, and is ours.
 
 One process tells a connection at a time, so that its rate is kept; the others stand by.
 """
@@ -24,7 +24,7 @@ from ingest.providers.dialedin.api import FailedError, open_api
 from ingest.providers.dialedin.assumptions import Assumptions
 from ingest.runner import Stopping
 from ingest.service import Service, open_standby_service
-from ingest.settings import Settings, sink_group
+from ingest.settings import Settings, sink_groups
 from ingest.work import Job, share_work
 from schemas.base import Model
 from schemas.times import now_ms
@@ -186,21 +186,24 @@ class _Sink:
                 look_after_s=Assumptions.of(self._connection).look_after_s,
                 clock_ms=now_ms,
             )
-            subscriber = self._subscriber(rules, executor)
-            telling = asyncio.create_task(subscriber.run())
+            groups = sink_groups(self._name, self._connection.sink)
+            subscribers = [
+                self._subscriber(group, names, self._handler(rules, executor))
+                for group, names in groups.items()
+            ]
+            telling = [asyncio.create_task(each.run()) for each in subscribers]
             try:
-                await asyncio.wait([telling, refused], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([*telling, refused], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _end(subscriber, telling)
+                await _end(subscribers, telling)
         if refused.done():
             raise refused.result()
 
-    def _subscriber(self, rules: Rules, executor: Executor) -> Subscriber:
-        subscriber = Subscriber(
-            sink_group(self._name), leave_s=_LEAVE_S, settings=self._service.settings
-        )
-        for rule in self._connection.sink.rules:
-            handler = self._handler(rules, executor)
+    def _subscriber(
+        self, group: str, rules: Sequence[str], handler: Callable[..., Any]
+    ) -> Subscriber:
+        subscriber = Subscriber(group, leave_s=_LEAVE_S, settings=self._service.settings)
+        for rule in rules:
             # How long it takes goes by the rate: it gives up by itself.
             retry = _RETRIES.get(rule, _OTHERS)
             subscriber.on(MODELS[rule], retry=retry, timeout_s=None)(handler)
@@ -254,12 +257,16 @@ class _Sink:
         )
 
 
-async def _end(subscriber: Subscriber, telling: "asyncio.Task[None]") -> None:
-    """Let what is under way end, and what is done be committed. Raises what ended it."""
-    subscriber.stop()
+async def _end(subscribers: Sequence[Subscriber], telling: "Sequence[asyncio.Task[None]]") -> None:
+    """Let what is under way end, and what is done be committed. Raises what has ended one."""
+    for each in subscribers:
+        each.stop()
     try:
-        await asyncio.shield(telling)
+        await asyncio.wait(telling)
     except asyncio.CancelledError:
-        telling.cancel()
-        await asyncio.wait([telling])
+        for task in telling:
+            task.cancel()
+        await asyncio.wait(telling)
         raise
+    for task in telling:
+        task.result()

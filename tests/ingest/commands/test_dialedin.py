@@ -104,3 +104,22 @@ def test_a_simulated_one_shows_settings_that_dialstream_reads(tmp_path: Path) ->
             assert re.search(r"commands +1 SearchLead", rest)
         finally:
             process.kill()
+
+
+def test_what_its_sink_cannot_handle_has_topics_made_with_the_others(
+    make_product: MakeProduct,
+) -> None:
+    floor = {
+        "provider": "dialedin",
+        "api_key": "token",
+        "account_id": "example",
+        "sink": {"dnc_on_stop": True, "dnc_on_consent": True, "update_on_contact": True},
+    }
+    product = make_product(settings={"connections": {"floor": floor}})
+    ran = product.run("topics", "create", "--group", "sink-floor-dnc")
+    assert (ran.code, ran.stderr) == (0, "")
+    lines = [line for line in ran.stdout.splitlines() if "rejects.sink" in line]
+    assert [line.split()[:2] for line in lines] == [
+        ["made", "rejects.sink-floor-dnc"],
+        ["made", "rejects.sink-floor-updates"],
+    ]

@@ -69,9 +69,11 @@ def test_one_of_two_tells_and_the_other_takes_over(
     one, other = (make_product(name, command=("sink",), settings=settings) for name in "ab")
     made = one.run("topics", "create", timeout_s=90)
     assert made.code == 0, made.output
-    assert "rejects.sink-floor" in made.stdout
+    for group in ("dnc", "leads"):
+        assert f"rejects.sink-floor-{group}" in made.stdout
+    assert "updates" not in made.stdout
     both = (one.start(timeout_s=60), other.start(timeout_s=60))
-    wait(lambda: any(each.log("subscribed") for each in both), *both)
+    wait(lambda: any(len(each.log("subscribed")) == 2 for each in both), *both)
     at_ms = now_ms()
     put_on(
         one,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,8 +75,9 @@ def put_on(product: Product, *events: Event) -> None:
 def ready(product: Product, connection: str = "floor") -> None:
     """Once its rules are on; what is recorded from now on is their business."""
     wait(
-        lambda: any(
-            line.get("group") == f"sink-{connection}" for line in product.log("subscribed")
+        lambda: (
+            {line["group"] for line in product.log("subscribed")}
+            >= {f"sink-{connection}-{what}" for what in ("dnc", "leads", "updates")}
         ),
         "it has not begun",
     )
@@ -159,6 +161,23 @@ def test_what_was_there_before_the_rules_is_none_of_their_business(
     assert dialedin.floor.leads == []
 
 
+def test_an_opt_out_does_not_wait_for_an_address_book(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    more = {"sink": ALL | {"requests_per_s": 10}}
+    with make_product(settings=settings(dialedin, **more), command=("sink",)) as product:
+        ready(product)
+        put_on(
+            product,
+            *(event(contact(contact_id=f"c{nth}"), at_ms=now_ms(), nth=nth) for nth in range(400)),
+        )
+        wait(lambda: len(dialedin.heard) > 3, "the address book is not read")
+        put_on(product, event(message(), at_ms=now_ms()))
+        wait(lambda: dialedin.floor.dnc, "the opt-out waits")
+        assert len(dialedin.heard) < 200
+        assert product.stop(timeout_s=60) == 0
+
+
 def test_killed_again_and_again_it_loses_no_opt_out_and_makes_no_second_lead(
     dialedin: SimulatedDialedIn, make_product: MakeProduct
 ) -> None:
@@ -187,8 +206,8 @@ def test_killed_again_and_again_it_loses_no_opt_out_and_makes_no_second_lead(
         wait(lambda: len(floor.dnc) == len(floor.leads) == calls, "something is missing")
         assert product.stop(timeout_s=60) == 0
         # Once more from the beginning: a group that has forgotten how far it was.
-        for file in (product.data / "journal" / "groups" / "sink-floor").iterdir():
-            file.unlink()
+        for group in (product.data / "journal" / "groups").glob("sink-floor-*"):
+            shutil.rmtree(group)
         product.start(timeout_s=PATIENCE_S)
         wait(
             lambda: (
