@@ -17,6 +17,7 @@ from consumers.reconcile.entries import Entry, PairSetup
 from consumers.reconcile.facts import CallFact, Fact, Listed, Mark
 from consumers.reconcile.legs import Leg
 from consumers.reconcile.matching import Field, PairRules
+from consumers.reconcile.pairs import Book
 from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import Record
@@ -947,6 +948,27 @@ def test_a_record_that_changes_its_number_leaves_its_call_and_finds_another() ->
         "200": ("late", "r1"),
     }
     assert rows(out)["bots", "r1"]["counterparts"] == [{"connection": "acme", "call_id": "200"}]
+
+
+def test_a_record_that_leaves_its_call_before_it_was_judged_is_not_missed() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, T0 + MINUTE),
+        recorded("r1", T0, T0 + 3 * MINUTE, caller="+15559990009", outcome="answered"),
+        read(T0 + MINUTE, T0 + 5 * MINUTE),
+    ]
+    assert sorted(told(history(pair_core(), facts))) == [
+        ("100", "record_missing", 1, "not_listed"),
+        ("r1", "push_missing", 1, "never_pushed"),
+    ]
+
+
+def test_who_waits_no_more_for_a_list_that_nobody_reads_is_let_go() -> None:
+    book = Book(PairSetup(pushed="acme", recorded="bots"))
+    for nth in range(10):
+        book.wait(CENTRE, T0 + nth, f"p/{nth}")
+    assert len(book.waiting[CENTRE]) == 1
 
 
 def test_a_crowd_that_grows_revises_what_was_said_before() -> None:
