@@ -118,11 +118,11 @@ class _Partition:
     def go(self) -> None:
         """It goes: nothing new is begun but what would leave holes behind."""
         self.active = False
-        if self.paused_until is None:
+        lanes = self.lanes.values()
+        # What has failed stays a hole, and nothing behind it can be committed.
+        if self.paused_until is None and not any(lane.items[0].failures for lane in lanes):
             self.rest = sum(
-                item.stored.position <= self.begun
-                for lane in self.lanes.values()
-                for item in lane.items
+                item.stored.position <= self.begun for lane in lanes for item in lane.items
             )
 
     def may_begin(self, item: _Item) -> bool:
@@ -250,7 +250,7 @@ class Work:
             if not is_retry_request(stored):
                 return None
             is_asked_for = True
-            topic = headers[FROM].decode().rsplit("/", 2)[0]
+            topic = headers.get(FROM, b"").decode(errors="replace").rsplit("/", 2)[0]
         item = _Item(stored)
         if stored.value is None:
             item.routes = self._routes.find(topic, None)

@@ -1,6 +1,7 @@
 """The work between what was fetched and what can be committed, by itself."""
 
 import asyncio
+import random
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.subscribe.events import NotNowError, RejectError, Retry
+from consumers.subscribe.events import Event, NotNowError, RejectError, Retry
 from consumers.subscribe.routes import Routes, event_route
 from consumers.subscribe.work import Work, _Partition
 from ingest.errors import PublishError
@@ -312,6 +313,43 @@ async def test_what_is_left_behind_has_no_holes() -> None:
     assert bench.committable() == {}
 
 
+async def test_what_is_to_be_tried_again_is_not_waited_for() -> None:
+    seen: list[str] = []
+
+    async def handle(call: Call) -> None:
+        if call.call_id == "fails":
+            raise OSError
+        seen.append(call.call_id)
+
+    bench = Bench(handle)
+    for route in bench.routes:
+        route.retry = Retry(first_s=3600, most_s=3600)
+    for position, leg in enumerate(["a", "fails", "b"]):
+        bench.work.add(stored(leg, position))
+    await until(lambda: seen == ["a", "b"])
+    async with asyncio.timeout(20):
+        handled = await bench.work.leave(None, 3600)
+    assert [each.position for each in handled.records] == [0]
+
+
+async def test_what_is_no_proper_request_on_the_groups_topic_is_passed_over() -> None:
+    bench = Bench()
+    for position, headers in enumerate(
+        [
+            (),
+            (("reject_from", b"calls/0/1"),),
+            (("redriven_at", b""), ("ce_type", b"\xff"), ("ce_id", b"x")),
+            (("redriven_at", b""), ("reject_from", b"\xff")),
+        ]
+    ):
+        record = stored("1", position)
+        record.topic, record.headers = "rejects.crm", headers
+        bench.work.add(record)
+    await until(lambda: bench.committable() == {("rejects.crm", 0): 3})
+    assert bench.seen == [3]  # it is an event, and somebody has asked for it
+    assert bench.rejected == []
+
+
 async def test_what_is_lost_is_given_up_at_once() -> None:
     cancelled: list[str] = []
 
@@ -367,3 +405,93 @@ async def test_a_partition_that_comes_back_begins_where_the_log_says() -> None:
     bench.work.add(stored("1", 2, ident="another"))
     await until(lambda: bench.seen == [5, 2])
     assert bench.committable() == {("calls", 0): 2}
+
+
+# All of it together
+
+
+class Play:
+    """A log of three partitions, members that take turns with it, handlers that do as they like."""
+
+    PARTITIONS, EVENTS = 3, 60
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.records = [
+            stored(f"{partition}-{self.chance.randrange(4)}", position, partition)
+            for position in range(self.EVENTS)
+            for partition in range(self.PARTITIONS)
+        ]
+        self.committed = dict.fromkeys(range(self.PARTITIONS), -1)
+        #: (key, position) of what was handled or rejected.
+        self.done: set[tuple[bytes, int]] = set()
+        self.faults: list[str] = []
+        #: Whether nothing fails any more.
+        self.well = False
+
+    @property
+    def left(self) -> list[StoredRecord]:
+        return [one for one in self.records if one.position > self.committed[one.partition]]
+
+    async def handle(self, call: Call, event: Event[Call]) -> None:
+        key, position = event.key.encode(), event.position
+        for one in self.records:
+            if one.key == key and one.position < position and (key, one.position) not in self.done:
+                self.faults.append(f"{event}: {one.position} was skipped")
+        for _ in range(self.chance.randrange(4)):
+            await asyncio.sleep(0)
+        if not self.well:
+            self._fail()
+        self.done.add((key, position))
+
+    def _fail(self) -> None:
+        way = self.chance.randrange(50)
+        if way < 5:
+            raise OSError
+        if way < 8:
+            raise NotNowError(0.001)
+        if way < 11:
+            raise RejectError("no")
+        if way < 12:
+            raise asyncio.CancelledError
+
+    async def reject(self, record: StoredRecord, reason: str, detail: str) -> None:
+        if self.chance.random() < 0.2:
+            raise PublishError("disk_full")
+        self.done.add((record.key, record.position))
+
+    async def turn(self) -> None:
+        """A member comes, does something, and goes in good order or not."""
+        routes = Routes()
+        retry = Retry(tries=2, first_s=0.001, most_s=0.001)
+        routes.add(event_route(Call, self.handle, (), retry, None))
+        work = Work(
+            "crm",
+            routes,
+            self.reject,
+            lambda _: None,
+            parallel=self.chance.randint(1, 6),
+            queue_max=30,
+            seen_max=self.chance.choice([2, 1000]),
+        )
+        for record in self.left[: self.chance.randint(20, 180)]:
+            work.add(record)
+            if self.chance.random() < 0.3:
+                await asyncio.sleep(0)
+        await asyncio.sleep(self.chance.random() / 100)
+        handled = await work.leave(None, self.chance.choice([0.0, 0.02]))
+        for each in handled.records:
+            assert each.position >= self.committed[each.partition]
+            self.committed[each.partition] = each.position
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_happens_nothing_is_skipped_and_keys_keep_their_order(seed: int) -> None:
+    play = Play(seed)
+    turns = 0
+    while play.left:
+        turns += 1
+        play.well = turns > 20
+        await play.turn()
+    assert play.faults == []
+    assert play.done == {(one.key, one.position) for one in play.records}
