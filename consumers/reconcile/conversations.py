@@ -95,11 +95,22 @@ def ledger_row(
     total_s = None
     if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
         total_s = (ended_ms - started_ms) / 1000
-    settled_ms = _greatest([leg.ended_ms for leg in legs])
-    facts = [fact for leg in legs for fact in leg.told.beside]
+    complete_ms = complete_at_ms(legs, settle_ms)
+    call_ids, rows, flagged, given = [], [], {*flags}, {*verdicts}
+    seen_by: set[tuple[str, str]] = set()
+    facts: list[CallFact] = []
+    for leg in legs:
+        told = leg.told
+        call_ids.append(leg.call_id)
+        rows.append(leg.row)
+        flagged.update(told.flags)
+        seen_by |= told.seen_by
+        facts += told.beside
+        if leg.verdicts:
+            given.add(leg.verdicts[-1].id)
     return {
-        "call_ids": [leg.call_id for leg in legs],
-        "complete": whole.settled and settled_ms is not None and clock_ms >= settled_ms + settle_ms,
+        "call_ids": call_ids,
+        "complete": complete_ms is not None and clock_ms >= complete_ms,
         "connected_at": _time(whole.connected_ms),
         "conversation_id": name,
         "counterparts": [
@@ -109,33 +120,27 @@ def ledger_row(
         "direction": whole.direction,
         "ended_at": _time(ended_ms),
         "external": party(whole.external),
-        "flags": sorted({*flags, *(flag for leg in legs for flag in leg.flags)}),
-        "legs": [leg.row for leg in legs],
+        "flags": sorted(flagged),
+        "legs": rows,
         "merged_from": sorted(merged_from, key=by_size) if merged_from else [],
         "outcome": whole.outcome,
         "recap": _last(facts, "recap"),
         "recordings": _recordings(facts),
-        "seen_by": [
-            {"connection": connection, "via": via}
-            for connection, via in sorted(set().union(*[leg.told.seen_by for leg in legs]))
-        ],
+        "seen_by": [{"connection": connection, "via": via} for connection, via in sorted(seen_by)],
         "started_at": _time(started_ms),
         "talk_duration_s": whole.talk_duration_s,
         "total_duration_s": total_s,
         "transcript": _last(facts, "transcript"),
-        "verdicts": sorted({*verdicts, *(leg.verdicts[-1].id for leg in legs if leg.verdicts)}),
+        "verdicts": sorted(given),
         "voicemail": _last(facts, "voicemail"),
     }
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:
     """A ledger row as canonical JSON."""
-    in_order = not any(row[name] for name in _FOREIGN)
-    return orjson.dumps(row, option=None if in_order else orjson.OPT_SORT_KEYS)
-
-
-#: What is told in the provider's words: in its order of keys.
-_FOREIGN = ("recordings", "voicemail", "transcript", "recap")
+    # What was read back stands in the provider's order.
+    foreign = row["recordings"] or row["voicemail"] or row["transcript"] or row["recap"]
+    return orjson.dumps(row, option=orjson.OPT_SORT_KEYS if foreign else None)
 
 
 def _united(sides: Sequence[Side]) -> Side:

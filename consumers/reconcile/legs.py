@@ -216,7 +216,7 @@ class Leg(Struct, kw_only=True, dict=True, array_like=True):
             return None
         # A record is told anew when it has changed: each is the whole of it.
         side = _merged(facts[-1:])
-        if side.settled:
+        if side.settled and len(facts) > 1:
             side.settled_at_ms = min(fact.at_ms for fact in facts if _ends(fact))
         return side
 
@@ -324,9 +324,9 @@ _PUSHED_VIA = frozenset({"webhook", "websocket", "notification", "replay"})
 
 def _ends(fact: CallFact) -> bool:
     """Whether a fact says how the leg ended."""
-    if fact.is_record:
-        return fact.call.ended_at is not None or fact.call.outcome is not None
-    return fact.what in ENDINGS or fact.call.ended_at is not None
+    if fact.call.ended_at is not None:
+        return True
+    return fact.call.outcome is not None if fact.is_record else fact.what in ENDINGS
 
 
 def _merged(facts: Sequence[CallFact]) -> Side:
