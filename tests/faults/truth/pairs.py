@@ -134,11 +134,16 @@ def _has_row(call: Call) -> bool:
 
 
 def _may_be_late(call: Call) -> bool:
-    """Whether one side came behind the deadline."""
+    """Whether one side came behind the deadline.
+
+    A record does not tell how long it rang: of what nobody answered it ends where it begins.
+    """
     assert call.row_entry is not None
     assert call.row_entry.served_ms is not None
     knowing = [ms for ms in (call.knowing_ms, call.record.served_ms) if ms is not None]
-    return max(call.row_entry.served_ms, min(knowing)) > call.ended_ms + SETTLE_MS
+    row_ended_ms = _begun_ms(call) + CLOCK_OFF_MS + _recorded_ms(call)
+    due_ms = min(call.ended_ms, row_ended_ms) + SETTLE_MS
+    return max(call.row_entry.served_ms, min(knowing)) > due_ms
 
 
 def push_id(call: Call) -> str:

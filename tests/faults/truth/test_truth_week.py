@@ -10,11 +10,14 @@ from tests.faults.truth.heard import GivenVerdict, Heard
 from tests.faults.truth.judge import Judge
 from tests.faults.truth.play import Week, play
 from tests.faults.truth.verdict import WORDS, Found, table, together
+from tests.faults.truth.world import Weather
 
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
-    week = Week(calls=2_000, days=1, seed=1, standstill_s=6 * 3600)
+    # So many calls between the same numbers that some cannot be told from each other.
+    weather = Weather(heavy=(0.4, 0.1))
+    week = Week(calls=2_000, days=1, seed=2, standstill_s=6 * 3600, weather=weather)
     return play(week, Path(tmp_path_factory.mktemp("truth")))
 
 
@@ -32,6 +35,8 @@ def test_every_call_has_its_one_right_verdict(judge: Judge) -> None:
     assert found.gaps > 20
     assert found.lives > 3
     assert all(found.words[word] > 0 for word in WORDS if word != "ambiguous")
+    assert all(found.pair_words[word] > 0 for word in WORDS)
+    assert found.pair_words["ambiguous"] == found.ties
 
 
 def _first(heard: Heard, is_it: Callable[[GivenVerdict], bool]) -> GivenVerdict:
@@ -51,6 +56,11 @@ def _forget_that_it_was_late(heard: Heard) -> None:
     _first(
         heard, lambda each: each.data.is_within and each.data.verdict == "late"
     ).data.verdict = "matched"
+
+
+def _choose_where_nobody_can(heard: Heard) -> None:
+    verdict = _first(heard, lambda each: each.data.verdict == "ambiguous")
+    verdict.data.verdict = "matched"
 
 
 def _match_another(heard: Heard) -> None:
@@ -97,6 +107,7 @@ def _close_a_gap_late(heard: Heard) -> None:
         _lose_a_verdict,
         _say_another_word,
         _forget_that_it_was_late,
+        _choose_where_nobody_can,
         _match_another,
         _keep_a_second_row,
         _lose_a_row,
