@@ -17,6 +17,7 @@ from ingest.quarantine import File, Refused, Shelf, files_in
 from ingest.settings import Quarantine
 from schemas.times import now_ms
 from tests.conftest import MakeProduct
+from tests.ingest.commands.here import run_quietly
 from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
 from tests.kit import (
@@ -62,7 +63,7 @@ def kept(product: Product, count: int, connection: str = "acme") -> list[File]:
 
 
 def listed(product: Product, *arguments: str) -> list[dict[str, Any]]:
-    ran = product.run("quarantine", "list", "--json", *arguments, timeout_s=60)
+    ran = run_quietly(product, "quarantine", "list", "--json", *arguments)
     assert ran.stderr == ""
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert ran.code == int(bool(lines))
@@ -70,7 +71,7 @@ def listed(product: Product, *arguments: str) -> list[dict[str, Any]]:
 
 
 def requeued(product: Product, *arguments: str, code: int = 0) -> dict[str, Any]:
-    ran = product.run("quarantine", "requeue", "--json", *arguments, timeout_s=120)
+    ran = run_quietly(product, "quarantine", "requeue", "--json", *arguments)
     assert (ran.code, ran.stderr) == (code, "")
     return cast("dict[str, Any]", json.loads(ran.stdout))
 
@@ -191,7 +192,7 @@ def test_each_is_told_why_it_did_not_verify(make_product: MakeProduct) -> None:
         f"signed, but expired {round(time.time() / 86400):,} d before it came",
         "unsigned JSON: the webhook has no secret at Dialpad",
     ]
-    ran = product.run("quarantine", "list")
+    ran = run_quietly(product, "quarantine", "list")
     assert ran.code == 1
     assert "       1  signed with the secret of connection beta\n" in ran.stdout
     assert len(listed(product, "--connection", "beta")) == 0
@@ -226,10 +227,10 @@ def test_nothing_of_the_content_is_shown_unless_it_is_asked_for(make_product: Ma
         assert wire.ask(head % (token, b"odd", len(body)) + body).status == 401
     (file,) = kept(product, 1)
     quiet = [
-        product.run("quarantine", "list"),
-        product.run("quarantine", "list", "--json"),
-        product.run("quarantine", "show", file.ident),
-        product.run("quarantine", "show", file.ident, "--json"),
+        run_quietly(product, "quarantine", "list"),
+        run_quietly(product, "quarantine", "list", "--json"),
+        run_quietly(product, "quarantine", "show", file.ident),
+        run_quietly(product, "quarantine", "show", file.ident, "--json"),
         product.run("quarantine", "requeue"),
         product.run("quarantine", "requeue", "--dry-run", "--json"),
     ]
@@ -239,14 +240,12 @@ def test_nothing_of_the_content_is_shown_unless_it_is_asked_for(make_product: Ma
         assert telltale not in everything
         assert telltale.lower() not in product.admin("/metrics").body.decode().lower()
 
-    shown = product.run("quarantine", "show", file.ident, "--reveal")
+    shown = run_quietly(product, "quarantine", "show", file.ident, "--reveal")
     assert CANARY in shown.stdout
     assert f"{CANARY}-token" not in shown.stdout, "it may sign for somebody"
     assert not {"\x1b", "\x07"} & set(shown.stdout)
-    (told,) = map(
-        json.loads,
-        product.run("quarantine", "show", file.ident, "--reveal", "--json").stdout.splitlines(),
-    )
+    shown = run_quietly(product, "quarantine", "show", file.ident, "--reveal", "--json")
+    (told,) = map(json.loads, shown.stdout.splitlines())
     assert base64.b64decode(told["body_base64"]) == body
     assert ["authorization", f"({len(token)} bytes)"] in told["headers"]
 
@@ -332,16 +331,16 @@ def test_damaged_files_and_those_of_others_do_no_harm(make_product: MakeProduct)
     (folder(product).parent / "..evil").mkdir()
     assert sorted(line["diagnosis"] for line in listed(product)) == ["damaged", "verifies_now"]
     assert requeued(product, code=1)["stays"] == {"damaged": 1}
-    assert product.run("quarantine", "show", "00000000").code == 0
+    assert run_quietly(product, "quarantine", "show", "00000000").code == 0
     assert damaged.exists()
 
 
 def test_nothing_is_said_to_be_nothing(make_product: MakeProduct) -> None:
     product = make_product()
-    ran = product.run("quarantine", "list")
+    ran = run_quietly(product, "quarantine", "list")
     assert (ran.code, ran.stdout.count("\n")) == (0, 1)
     assert "empty" in ran.stdout
-    ran = product.run("quarantine", "show", "x")
+    ran = run_quietly(product, "quarantine", "show", "x")
     assert (ran.code, ran.stdout) == (1, "")
     assert_no_traceback(ran.stderr)
     assert not (product.data / "quarantine").exists()

@@ -1,0 +1,33 @@
+"""Commands that work through something, run in this process: a start takes half a second."""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from unittest.mock import patch
+
+from structlog.testing import capture_logs
+
+from ingest.runner import Stopping
+from tests.ingest.commands.on_kafka import run_here
+from tests.kit import Product, Ran
+
+_MODULES = ("ingest.commands.rejects", "ingest.commands.quarantine")
+
+
+def run_quietly(product: Product, *arguments: str) -> Ran:
+    """As `run_here`; the process keeps its own signals and logs."""
+    with ExitStack() as stack:
+        stack.enter_context(capture_logs())
+        stack.enter_context(patch("ingest.commands.work.setup_logs", lambda *_: io.StringIO()))
+        for module in _MODULES:
+            stack.enter_context(patch(f"{module}.run", _run))
+        return run_here(product, *arguments)
+
+
+def _run(main: Callable[[Stopping], Awaitable[None]]) -> int:
+    async def inner() -> None:
+        await main(Stopping())
+
+    asyncio.run(inner())
+    return 0
