@@ -65,9 +65,10 @@ class Ledger(Protocol):
 class KeyRefusedError(Exception):
     """The token, or the account: nothing can be done before somebody has mended it."""
 
-    def __init__(self, error: ApiError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(self, what: str, said: str = "") -> None:
+        """``said``: DialedIn's words, masked."""
+        super().__init__(what)
+        self.said = said
 
 
 class Executor:
@@ -111,7 +112,7 @@ class Executor:
                 outcome = await self._inject(command, known)
         except ApiError as error:
             if error.reason in ("unauthorized", "forbidden"):
-                raise KeyRefusedError(error) from None
+                raise KeyRefusedError(str(error), error.said) from None
             raise self._not_now(error) from None
         self._failures = 0
         await self._ledger.end(command.key, command.action, self._clock_ms(), outcome)

@@ -6,7 +6,7 @@ One process tells a connection at a time, so that its rate is kept; the others s
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ class _Sink:
                 key = self._key()
                 try:
                     await self._tell(rules, ledger)
-                except (KeyRefusedError, ConfigError) as error:
+                except KeyRefusedError as error:
                     if self._key() != key:
                         continue  # another one was put into its file
                     self._stop(error)
@@ -175,9 +175,13 @@ class _Sink:
         raise AssertionError
 
     async def _tell(self, rules: Rules, ledger: Ledger) -> None:
-        """Raises KeyRefusedError, and ConfigError if there is no token."""
+        """Raises KeyRefusedError, also if there is no token."""
         self._refused = refused = asyncio.get_running_loop().create_future()
-        async with open_api(self._name, self._connection) as api:
+        async with AsyncExitStack() as stack:
+            try:
+                api = await stack.enter_async_context(open_api(self._name, self._connection))
+            except ConfigError as error:
+                raise KeyRefusedError(str(error)) from None
             executor = Executor(
                 self._name,
                 api,
@@ -245,14 +249,13 @@ class _Sink:
         SINK_COMMANDS.labels(self._name, command.action, outcome).inc()
         log.info("sink_told", connection=self._name, action=command.action, outcome=outcome)
 
-    def _stop(self, error: KeyRefusedError | ConfigError) -> None:
-        said = error.error.said if isinstance(error, KeyRefusedError) else ""
+    def _stop(self, error: KeyRefusedError) -> None:
         self._stopped = str(error)
         log.error(
             "sink_stopped",
             connection=self._name,
             detail=self._stopped,
-            said=said,
+            said=error.said,
             retry_in_s=STOPPED_S,
         )
 

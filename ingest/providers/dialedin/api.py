@@ -6,7 +6,7 @@ Token and account stand in the form, never in an address. `DialedInApi.inject_le
 person's phone, and is not asked twice by anything in here.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, TypeAlias
 
@@ -15,13 +15,19 @@ from msgspec import Struct
 from ingest.api import Api, ApiError, Deadlines, Facts, Reason, masked
 from ingest.api import open_api as open_any
 from ingest.providers.dialedin.assumptions import RESERVED, Assumptions
-from ingest.providers.dialedin.replies import Kind, lead_exists, read_reply, without
+from ingest.providers.dialedin.replies import Kind, lead_exists, read_reply, without, words_of
 from ingest.settings import Connection
 
 _PATH = "/HttpImport"
 
 Done: TypeAlias = Literal["ok", "duplicate"]
 SearchField: TypeAlias = Literal["ClientId", "Phone"]
+
+#: Reasons for which it does not help to wait.
+_SAYS_NO = ("refused", "not_found", "conflict")
+
+#: DialedIn's own replies begin so; whatever the status.
+_OWN_WORDS = "Result:"
 
 #: Parameters that hold nothing of anybody.
 _OURS = frozenset(("Action", "SearchField", "Detailed", "Campaign"))
@@ -67,6 +73,7 @@ FACTS = Facts(
     limits={},
     needs=_needs,
     key_field="token",
+    error_text=words_of,
 )
 
 
@@ -133,13 +140,16 @@ class DialedInApi:
         return _done(await self._post(self._assume.files.inject_lead, form, once=True))
 
     async def _post(self, file: str, form: Mapping[str, str], *, once: bool = False) -> "_Answer":
-        body = await self._api.ask(
-            "POST", f"{_PATH}/{file}", form={"accid": self._account, **form}, once=once
-        )
+        call = f"POST {_PATH}/{file}"
         sent = [text for name, text in form.items() if name not in _OURS and len(text) > _QUOTED]
+        try:
+            body = await self._api.ask(
+                "POST", f"{_PATH}/{file}", form={"accid": self._account, **form}, once=once
+            )
+        except ApiError as error:
+            body = self._own_no(error, sent)
         reply = read_reply(body, self._assume, sent)
         said = masked(without(reply.text, sent), self._api.key)
-        call = f"POST {_PATH}/{file}"
         if reply.kind == "refused":
             raise ApiError(
                 "unauthorized",
@@ -157,6 +167,18 @@ class DialedInApi:
                 said=said,
             )
         return _Answer(reply.kind, body, said)
+
+    def _own_no(self, error: ApiError, sent: Sequence[str]) -> bytes:
+        """What it says itself, though with a status that is none of the good ones; never a yes.
+
+        Raises the error where it may help to wait, and the words are none of its own.
+        """
+        words = error.said.encode()
+        is_yes = read_reply(words, self._assume).kind == "ok"
+        if is_yes or not (error.reason in _SAYS_NO or error.said.startswith(_OWN_WORDS)):
+            error.said = without(error.said, sent)
+            raise error
+        return words or f"answered {error.status}".encode()
 
 
 def _done(answer: "_Answer") -> Done:

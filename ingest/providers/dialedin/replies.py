@@ -38,7 +38,7 @@ def read_reply(body: bytes, assume: Assumptions, sent: Iterable[str] = ()) -> Re
 
     ``sent``: texts that it may quote; a word in one of them is none of DialedIn's.
     """
-    whole = body[:_MAX_BYTES].decode("utf-8-sig", "replace")
+    whole = _decoded(body)
     text = _plain(whole)
     if text[:1] in ("{", "["):
         return Reply("json", text)
@@ -55,11 +55,20 @@ def read_reply(body: bytes, assume: Assumptions, sent: Iterable[str] = ()) -> Re
     return Reply("failed", text)
 
 
+def words_of(body: bytes) -> str:
+    """What a reply says to people: without tags, in one line."""
+    return _plain(_decoded(body))
+
+
 def without(text: str, sent: Iterable[str]) -> str:
     """A reply's words but for those that quote what was sent."""
     for value in sorted(sent, key=len, reverse=True):
         text = re.sub(re.escape(" ".join(value.split())), "…", text, flags=re.IGNORECASE)
     return text
+
+
+def _decoded(body: bytes) -> str:
+    return body[:_MAX_BYTES].decode("utf-8-sig", "replace")
 
 
 def _plain(text: str) -> str:

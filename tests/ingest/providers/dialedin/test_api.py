@@ -1,19 +1,23 @@
 """What goes over the wire to DialedIn, byte for byte, and what comes of the answers."""
 
+import asyncio
 import logging
 import traceback
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import pytest
 import stamina
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ingest.api import ApiError
 from ingest.providers.dialedin.api import DialedInApi, FailedError, open_api
+from ingest.providers.dialedin.assumptions import Assumptions
 from ingest.settings import Connection
 from tests.ingest.scripted import Response, Scripted, answer, cut, good, scripted, silent
 
@@ -251,3 +255,68 @@ async def test_what_it_quotes_of_a_person_is_not_told() -> None:
         with pytest.raises(FailedError) as raised:
             await inject(api, fields={"FirstName": "Example  Customer", "LastName": "x"})
         assert raised.value.said == "Result: Lead ... (…) of Example Campaign is not allowed"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (500, b"<br>Result: CURL error[500]: Campaign not found.", "FailedError"),
+        (500, b"<br>Result: Duplicated phone number. Lead ignored.", "duplicate"),
+        (500, b"<br>Result: Invalid token", "unauthorized"),
+        (500, b"Internal Server Error", "unavailable"),
+        (503, b"<html>busy</html>", "unavailable"),
+        (400, b"", "FailedError"),
+        (404, b"<html>no such file</html>", "FailedError"),
+        (500, b"<br>Result: OK", "unavailable"),
+        (404, b"no such file", "FailedError"),
+        (403, b"forbidden", "forbidden"),
+    ],
+)
+async def test_its_own_words_count_whatever_the_status(
+    status: int, body: bytes, expected: str
+) -> None:
+    async with telling(answer(status, body)) as (api, server):
+        try:
+            came = await inject(api)
+        except ApiError as error:
+            came = error.reason
+        except FailedError:
+            came = "FailedError"
+        assert came == expected
+        assert len(server.asked) == 1
+
+
+class Recording:
+    """Stands in for the client below: keeps the forms."""
+
+    name, key = "floor", TOKEN
+
+    def __init__(self) -> None:
+        self.forms: list[dict[str, str]] = []
+
+    async def ask(self, _: str, __: str, *, form: dict[str, str], **___: Any) -> bytes:
+        self.forms.append(form)
+        return b"Result: OK"
+
+
+@given(
+    st.text(max_size=60),
+    st.text(max_size=20),
+    st.dictionaries(
+        st.text(max_size=12) | st.sampled_from(["ImportOnly", "IMPORTONLY", "Notes", "timezone"]),
+        st.text(max_size=20) | st.just("0"),
+        max_size=4,
+    ),
+)
+def test_nothing_that_is_not_to_be_dialled_is_sent_so_that_it_is(
+    campaign: str, client_id: str, fields: dict[str, str]
+) -> None:
+    recording = Recording()
+    api = DialedInApi(cast("Any", recording), "example", Assumptions())
+    with suppress(ValueError):
+        asyncio.run(inject(api, campaign=campaign, client_id=client_id, fields=fields))
+    for form in recording.forms:
+        low = [(name.lower(), text) for name, text in form.items()]
+        assert [text for name, text in low if name == "importonly"] == ["1"]
+        assert [text for name, text in low if name == "dialnoncallables"] == ["0"]
+        assert "timezone" not in dict(low)
