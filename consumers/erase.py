@@ -202,7 +202,8 @@ def _make_sure(count: int, *, sure: bool) -> None:
         return
     if not console.is_terminal:
         raise ConfigError("erase: nobody can be asked here: add --yes, or --dry-run to look first")
-    if not Confirm.ask(f"Erase {count:,} records for good?", console=console, default=False):
+    records = "1 record" if count == 1 else f"{count:,} records"
+    if not Confirm.ask(f"Erase {records} for good?", console=console, default=False):
         raise ConfigError("erase: nothing was erased")
 
 
