@@ -235,8 +235,6 @@ class Core:
             leg = Leg(connection=key[0], call_id=key[1], provider=fact.provider)
         if not leg.add(fact):
             return
-        if fact.connection not in self._judged:
-            leg.value = None  # nobody mends it
         conversation = self._join(leg, fact, found)
         conversation.heard_ms = self.clock_ms
         if conversation.complete and not _may_follow(fact):

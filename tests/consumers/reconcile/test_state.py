@@ -143,11 +143,16 @@ def test_of_a_record_no_more_is_kept_than_may_have_to_be_mended(state: State) ->
     core.take(ended("100", T0 + 2 * MINUTE))
     assert found.value is None
     assert all(fact.value is None for fact in found.facts)
-    # Nobody mends what nobody judges.
-    core.take(record("200", T0, T0 + 3 * MINUTE, connection="quiet"))
-    quiet = state.leg(("quiet", "200"))
-    assert quiet is not None
-    assert quiet.value is None
+
+
+def test_what_is_judged_only_since_the_last_start_is_mended_all_the_same(state: State) -> None:
+    core = new_core(state, judged={})  # type: ignore[arg-type]
+    core.take(record("100", T0, T0 + MINUTE))
+    commit(state)
+    core = new_core(state)  # type: ignore[arg-type]
+    core.take(record("100", T0, T0 + HOUR, length_ms=3 * MINUTE))
+    (mended,) = [each for each in core.out if each.topic == "calls"]
+    assert mended.key == b"acme/100"
 
 
 def test_what_is_older_than_the_window_goes_and_its_name_a_window_later(state: State) -> None:
