@@ -1,13 +1,15 @@
 """Finding all that the event log has of a call, without reading all of the log.
 
 The key says in which partition a call is, and a time where in it to begin: that of its row in the
-ledger, or of an event's id. What its events name beside it is read next, until nothing is new.
+ledger, or of an event's id. What its events name beside it is read next, until nothing is new. A
+leg that names the others, and that they do not name, is found by the row of the ledger alone. Where
+a topic has got more partitions, what was written before that is looked for in the wrong ones.
 """
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -83,6 +85,10 @@ class _Found:
     ids: set[str] = field(default_factory=set)
     records: list[StoredRecord] = field(default_factory=list)
     waiting: list[Spooled] = field(default_factory=list)
+    #: Those that name it, by their positions.
+    rejects: dict[int, StoredRecord] = field(default_factory=dict)
+    #: The names that were looked for in all of them.
+    rejects_read: frozenset[str] = frozenset()
     #: Calls that a row of the ledger tells of: they have none of their own.
     in_rows: set[str] = field(default_factory=set)
     #: When the earliest of it began, by the provider's clock.
@@ -111,13 +117,17 @@ async def find(settings: Settings, wanted: Wanted, since_ms: int | None) -> list
     search = _Search(settings, {name: _Found({wanted.ident}) for name in connections})
     search.earliest_ms = wanted.since_ms if since_ms is None else since_ms
     search.fixed = since_ms is not None
-    # A row of the ledger says where to begin with the rest.
-    await search.read(search.unread("ledger"))
+    if not search.earliest_ms:
+        # A row of the ledger says where to begin with the rest.
+        await search.read(search.unread("ledger"))
     while keys := search.unread("ledger", "calls", "verdicts"):
         await search.read(keys)
-    known = {name: each for name, each in search.found.items() if each.records or each.waiting}
-    await search.read_rejects(known)
-    return [tell(name, each.records, each.waiting) for name, each in known.items()]
+    await search.read_rejects()
+    return [
+        tell(name, [*each.records, *each.rejects.values()], each.waiting)
+        for name, each in search.found.items()
+        if each.records or each.waiting
+    ]
 
 
 class _Search:
@@ -145,32 +155,49 @@ class _Search:
         return keys
 
     async def read(self, keys: Keys) -> None:
+        """Read these; rejects in passing, once it is known from where on."""
+        looking_for: dict[str, frozenset[str]] = {}
+        if self._begin_ms:
+            looking_for = {name: frozenset(each.ids) for name, each in self.found.items()}
+            keys = {**keys, "rejects": {name.encode() for name in looking_for}}
         async for stored in self._stored(keys):
             self._take(stored)
         for spooled in _waiting(self._settings, keys):
             self._take(spooled.record, spooled)
         self._read |= {(topic, key) for topic, its_keys in keys.items() for key in its_keys}
+        for name, ids in looking_for.items():
+            self.found[name].rejects_read = ids
 
-    async def read_rejects(self, known: Mapping[str, _Found]) -> None:
-        """Those that name what was found; ``known``: where."""
-        if not known:
-            return
-        async for stored in self._stored({"rejects": {name.encode() for name in known}}):
-            each = known[stored.key.decode()]
-            if stored.value is not None and names(orjson.loads(stored.value), each.ids):
-                each.records.append(stored)
+    async def read_rejects(self) -> None:
+        """Those that name what was found since they were read, if any could."""
+        keys = {
+            name.encode()
+            for name, each in self.found.items()
+            if (each.records or each.waiting) and each.rejects_read != each.ids
+        }
+        if keys:
+            async for stored in self._stored({"rejects": keys}):
+                self._take(stored)
+
+    @property
+    def _begin_ms(self) -> int:
+        """Nothing that is looked for was written earlier, as far as is known by now."""
+        if self.fixed:
+            return self.earliest_ms
+        return max(self.earliest_ms, _begin_ms(self.found.values()))
 
     async def _stored(self, keys: Keys) -> AsyncIterator[StoredRecord]:
-        begin_ms = self.earliest_ms
-        if not self.fixed:
-            begin_ms = max(begin_ms, _begin_ms(self.found.values()))
-        start = Behind({}, dict.fromkeys(keys, begin_ms))
+        start = Behind({}, dict.fromkeys(keys, self._begin_ms))
         async for stored in read_once(self._settings, list(keys), start, keys):
             yield stored
 
     def _take(self, stored: StoredRecord, spooled: Spooled | None = None) -> None:
         connection, _, ident = stored.key.decode().partition("/")
         each = self.found[connection]
+        if stored.topic == "rejects":
+            if stored.value is not None and names(orjson.loads(stored.value), each.ids):
+                each.rejects[stored.position] = stored
+            return
         if spooled is not None:
             each.waiting.append(spooled)
         else:

@@ -15,12 +15,13 @@ from consumers.trace.find import Wanted, read_wanted
 from ingest.errors import ConfigError
 from ingest.eventlog.journal import JournalPublisher
 from ingest.eventlog.kinds import open_log
-from ingest.eventlog.log import Publisher, Record
+from ingest.eventlog.log import Publisher, Record, records_of
 from ingest.eventlog.spool import spool_folder
+from ingest.rejects import reject_event
 from ingest.settings import load_settings
 from tests.consumers.trace.events import NUMBER, T0, call, party, row, stored, verdict
 from tests.kafka.cluster import Cluster
-from tests.kit import SECRET, Product, Ran
+from tests.kit import SECRET, Product, Ran, sign
 
 TOPICS = ("calls", "verdicts", "ledger", "rejects")
 
@@ -211,3 +212,37 @@ def test_connections_that_are_no_longer_configured_are_looked_at(tmp_path: Path)
     ran = product.run("trace", "5001", "--json")
     assert ran.code == 0
     assert told(ran) == [("5001", "call.ringing")]
+
+
+def test_rejects_of_whatever_leg_are_part_of_it(product: Product) -> None:
+    bodies = [sign({"call_id": leg, "odd": True}) for leg in (5_000_001, 5_000_002, 7_000_000)]
+
+    first = {"conversation_id": "5000001", "related_call_ids": ["5000001"]}
+    second = call("5000002", "ended", 9)
+    second["data"] |= first
+    events = [
+        call("5000001", "ringing", 0),
+        second,
+        row("5000001", ["5000001", "5000002"], 9),
+    ]
+
+    async def reject() -> None:
+        async with open_log(load_settings(product.config), "receiver") as log:
+            await publish(log, events)
+            for body in bodies:
+                event = reject_event(
+                    *("acme", "unknown_kind", "odd keys"),
+                    via="webhook",
+                    received_ms=T0,
+                    body=body,
+                    headers={},
+                )
+                await log.publish(records_of(event)).wait(asyncio.get_running_loop().time() + 60)
+
+    asyncio.run(reject())
+    for what in ("5000001", "5000002", f"dialpad:acme:call:5000002:ended:{T0 + 9}"):
+        ran = product.run("trace", what, "--json")
+        assert ran.code == 0
+        kinds = sorted(kind for _, kind in told(ran))
+        derived = ["conversation.updated", *["reject.unknown_kind"] * 2]
+        assert kinds == ["call.ended", "call.ringing", *derived], what
