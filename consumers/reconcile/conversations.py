@@ -90,8 +90,9 @@ def ledger_row(
             legs, key=lambda leg: (leg.truth.started_ms or leg.first_at_ms, by_size(leg.call_id))
         )
     sides = [leg.truth for leg in legs]
-    whole = _united(sides)
-    started_ms, ended_ms = whole.started_ms, whole.ended_ms
+    whole = sides[0] if len(sides) == 1 else _united(sides)
+    over, started_ms = whole.settled, whole.started_ms
+    ended_ms = whole.ended_ms if over else None
     total_s = None
     if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
         total_s = (ended_ms - started_ms) / 1000
@@ -123,12 +124,12 @@ def ledger_row(
         "flags": sorted(flagged),
         "legs": rows,
         "merged_from": sorted(merged_from, key=by_size) if merged_from else [],
-        "outcome": whole.outcome,
+        "outcome": whole.outcome if over else None,
         "recap": _last(facts, "recap"),
         "recordings": _recordings(facts),
         "seen_by": [{"connection": connection, "via": via} for connection, via in sorted(seen_by)],
         "started_at": _time(started_ms),
-        "talk_duration_s": whole.talk_duration_s,
+        "talk_duration_s": _talk_s(sides) if over else None,
         "total_duration_s": total_s,
         "transcript": _last(facts, "transcript"),
         "verdicts": sorted(given),
@@ -144,29 +145,16 @@ def encode_row(row: Mapping[str, Any]) -> bytes:
 
 
 def _united(sides: Sequence[Side]) -> Side:
-    """What the legs come to together; how it ended only once all of them are over."""
-    over = all(side.settled for side in sides)
-    if len(sides) == 1:
-        (one,) = sides
-        connected_ms, started_ms, ended_ms = one.connected_ms, one.started_ms, one.ended_ms
-        direction, external, outcome = one.direction, one.external, one.outcome
-    else:
-        connected_ms = _least([side.connected_ms for side in sides])
-        started_ms = _least([side.started_ms for side in sides])
-        ended_ms = _greatest([side.ended_ms for side in sides])
-        direction = next((s.direction for s in sides if s.direction != "unknown"), "unknown")
-        external = next((s.external for s in sides if s.external != NOBODY), NOBODY)
-        found = {side.outcome for side in sides}
-        outcome = next((each for each in _OUTCOMES if each in found), None)
+    """What several legs come to together."""
+    outcomes = {side.outcome for side in sides}
     return Side(
-        direction=direction,
-        external=external,
-        started_ms=started_ms,
-        connected_ms=connected_ms,
-        ended_ms=ended_ms if over else None,
-        outcome=outcome if over else None,
-        talk_duration_s=_talk_s(sides) if over else None,
-        settled=over,
+        direction=next((s.direction for s in sides if s.direction != "unknown"), "unknown"),
+        external=next((s.external for s in sides if s.external != NOBODY), NOBODY),
+        started_ms=_least([side.started_ms for side in sides]),
+        connected_ms=_least([side.connected_ms for side in sides]),
+        ended_ms=_greatest([side.ended_ms for side in sides]),
+        outcome=next((each for each in _OUTCOMES if each in outcomes), None),
+        settled=all(side.settled for side in sides),
     )
 
 

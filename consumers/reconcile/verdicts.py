@@ -210,7 +210,8 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
 
 def conversation_hint(leg: Leg) -> str:
     """The smallest id that its facts name, by length and then text."""
-    return min({fact.call.conversation_id for fact in leg.facts}, key=by_size)
+    hints = {fact.call.conversation_id for fact in leg.facts}
+    return hints.pop() if len(hints) == 1 else min(hints, key=by_size)
 
 
 def mended_ending(leg: Leg, at_ms: int) -> Event:
