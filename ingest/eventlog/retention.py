@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
@@ -44,19 +44,27 @@ def tidy(folder: Path, *, max_bytes: int, now_ms: int) -> Mapping[str, Usage]:
 
     Harmless beside writers, readers and another tidier. Returns what is left, by topic.
     """
+    topics = _topics(folder)
     with _alone(folder) as alone:
         if alone:
-            for topic in TOPICS.values():
+            for topic in topics:
                 try:
                     _tidy_topic(folder / topic.name, topic, now_ms)
                 except (apsw.Error, OSError) as error:  # the others must not grow for it
                     log.error("housekeeping_failed", where=topic.name, error=type(error).__name__)
-            _trim(folder, max_bytes)
+            _trim(folder, topics, max_bytes)
     return {
-        topic: Usage(len(paths), sum(map(_size, paths)))
-        for topic in TOPICS
-        if (paths := segment_paths(folder / topic))
+        topic.name: Usage(len(paths), sum(map(_size, paths)))
+        for topic in topics
+        if (paths := segment_paths(folder / topic.name))
     }
+
+
+def _topics(folder: Path) -> Sequence[Topic]:
+    """All that there are, those of what groups could not handle included."""
+    rejects = TOPICS["rejects"]
+    groups = sorted(path.name for path in folder.glob(f"{rejects.name}.*") if path.is_dir())
+    return [*TOPICS.values(), *(replace(rejects, name=name) for name in groups)]
 
 
 def _tidy_topic(folder: Path, topic: Topic, now_ms: int) -> None:
@@ -87,11 +95,11 @@ def _expire(folder: Path, topic: Topic, now_ms: int) -> None:
         log.info("segment_expired", topic=topic.name, file=path.name)
 
 
-def _trim(folder: Path, max_bytes: int) -> None:
+def _trim(folder: Path, topics: Sequence[Topic], max_bytes: int) -> None:
     """Oldest segments of topics that are not compacted go first."""
-    total = sum(_size(path) for topic in TOPICS for path in segment_paths(folder / topic))
+    total = sum(_size(path) for topic in topics for path in segment_paths(folder / topic.name))
     candidates = []
-    for topic in TOPICS.values():
+    for topic in topics:
         if topic.compacted:
             continue
         sealed = _sealed(folder / topic.name)

@@ -106,6 +106,13 @@ def test_a_topic_keeps_its_records_as_long_as_it_says(folder: Path) -> None:
     assert values(folder, "contacts") == ["old", "new"]  # the last one of each key
 
 
+def test_what_a_group_could_not_handle_is_forgotten_as_rejects_are(folder: Path) -> None:
+    fill(folder, "rejects.crm", [(days_ago(40), "a", "old")], [(days_ago(1), "b", "young")])
+    left = tidy(folder, max_bytes=FOREVER, now_ms=NOW_MS)
+    assert values(folder, "rejects.crm") == ["young"]
+    assert left["rejects.crm"].segments == 1
+
+
 def test_a_topic_on_which_nothing_happens_any_more_forgets_too(folder: Path) -> None:
     fill(folder, "calls", [(days_ago(0), "k", "a")])
     with closing(Segment(segment_paths(folder / "calls")[0])) as segment:
