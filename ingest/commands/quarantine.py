@@ -137,20 +137,20 @@ def _show(
     for text, times in sorted(found.items(), key=lambda item: -item[1]):
         console.print(Text(f"{times:>8,}  {text}"))
     table = Table(box=None, pad_edge=False)
-    for column in ("came (UTC)", "connection", "via", "refused for"):
+    for column in ("came (UTC)", "connection"):
+        table.add_column(column, no_wrap=True)
+    for column in ("via", "refused for"):
         table.add_column(column, overflow="fold")
-    table.add_column("bytes", justify="right")
     table.add_column("diagnosis", overflow="fold")
-    table.add_column("id", overflow="fold")
+    table.add_column("id", no_wrap=True)
     for file, refused, diagnosis in shown:
         table.add_row(
             rfc3339(file.received_ms)[:19].replace("T", " "),
             file.connection,
             "" if refused is None else refused.via,
             file.reason,
-            "" if refused is None else f"{len(refused.body):,}",
             Text(diagnosis.text),
-            Text(file.ident, "dim"),
+            Text(file.ident.rpartition("-")[2], "dim"),
         )
     console.print()
     console.print(table)
@@ -368,7 +368,8 @@ def _report(done: Requeued, *, dry_run: bool, waiting: int, as_json: bool) -> No
         print("nothing to requeue: there are no such files")
         return
     became = "would be published" if dry_run else "are published, and out of the quarantine"
-    print(f"{done.wanted:,} deliveries: {done.requeued:,} verify now and {became}")
+    deliveries = "delivery" if done.wanted == 1 else "deliveries"
+    print(f"{done.wanted:,} {deliveries}: {done.requeued:,} verify now and {became}")
     if done.rejected:
         print(f"{done.rejected:>8,} of them cannot be read: `dialstream rejects list`")
     if done.superseded:

@@ -102,11 +102,13 @@ def _show(found: Sequence[Shelved], wanted: Wanted) -> None:
     for reason, count in Counter(line.reason for line in found).most_common():
         console.print(f"{count:>8,}  {reason}")
     table = Table(box=None, pad_edge=False)
-    for column in ("came last (UTC)", "connection", "via", "reason", "detail"):
+    for column in ("came last (UTC)", "connection"):
+        table.add_column(column, no_wrap=True)
+    for column in ("via", "reason", "detail"):
         table.add_column(column, overflow="fold")
-    for column in ("times", "bytes"):
-        table.add_column(column, justify="right")
-    table.add_column("id", overflow="fold")
+    table.add_column("times", justify="right")
+    # What stands behind its last colon tells a reject of ours from all others, and fits.
+    table.add_column("id", overflow="fold", no_wrap=wanted.group is None)
     if wanted.again:
         table.add_column("redriven (UTC)")
     for line in found[-_ROWS:]:
@@ -117,8 +119,7 @@ def _show(found: Sequence[Shelved], wanted: Wanted) -> None:
             line.reason,
             Text(line.detail),
             f"{line.times:,}",
-            f"{line.size_bytes:,}",
-            Text(line.id, "dim"),
+            Text(line.id if wanted.group else line.id.rpartition(":")[2], "dim"),
         ]
         if wanted.again:
             cells.append("" if line.redriven_at is None else _when(line.redriven_at))
@@ -338,7 +339,8 @@ def _report(done: Redriven, wanted: Wanted, *, dry_run: bool, waiting: int, as_j
         became = f"are readable, {done.events:,} events" if dry_run else "are published"
     else:
         became = ("would be" if dry_run else "are") + f" handed to {wanted.group} again"
-    print(f"{done.wanted:,} rejects: {done.redriven:,} {became}")
+    rejects = "reject" if done.wanted == 1 else "rejects"
+    print(f"{done.wanted:,} {rejects}: {done.redriven:,} {became}")
     if done.superseded:
         print(f"{done.superseded:>8,} of them are not published: the log has newer states")
     for (reason, detail), count in done.stays.most_common():

@@ -234,7 +234,7 @@ def test_nothing_of_the_content_is_shown_unless_it_is_asked_for(make_product: Ma
         product.run("quarantine", "requeue"),
         product.run("quarantine", "requeue", "--dry-run", "--json"),
     ]
-    assert all(file.ident in ran.stdout for ran in quiet[:4])
+    assert all(file.ident[-8:] in ran.stdout for ran in quiet[:4])
     everything = "".join(ran.output for ran in quiet) + product.stderr
     for telltale in (CANARY, "5557654321", base64.b64encode(body).decode()[:20]):
         assert telltale not in everything
