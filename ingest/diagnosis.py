@@ -84,7 +84,7 @@ def _by_its_own(refused: Refused, source: Source) -> Diagnosis | None:
         return _claims(payload, refused)
     except UnreadableError:
         pass  # then it becomes a reject
-    return Diagnosis("verifies_now", "verifies now: `dialstream quarantine requeue` publishes it")
+    return Diagnosis("verifies_now", "verifies now: requeue it")
 
 
 def _has_signed(refused: Refused, source: Source) -> bool:

@@ -80,12 +80,12 @@ CASES: list[tuple[Refused, str, str]] = [
     (
         refused(sign(call(1, 0)), "bad_signature"),
         "verifies_now",
-        "verifies now: `dialstream quarantine requeue` publishes it",
+        "verifies now: requeue it",
     ),
     (
         refused(sign(b"no json"), "bad_signature"),
         "verifies_now",
-        "verifies now: `dialstream quarantine requeue` publishes it",
+        "verifies now: requeue it",
     ),
     (
         refused(sign(call(1, 0), OTHER_SECRET), "bad_signature"),

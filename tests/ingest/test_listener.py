@@ -25,6 +25,7 @@ from ingest.eventlog.kinds import open_log, open_reader
 from ingest.listener import Habits, Listener, listen, listen_alone, reconnect_delays
 from ingest.metrics import REGISTRY, TALLIES
 from ingest.providers.dialpad import PROVIDER
+from ingest.quarantine import files_in
 from ingest.runner import Stopping
 from ingest.service import Service
 from ingest.settings import Connection, EventLog, Poll, Settings
@@ -674,6 +675,11 @@ async def test_secrets_are_read_again(
         await stage.peer.send(sign(call(new_leg(), 0), SECRET))
         await until(lambda: sum(stage.tally.outcomes.values()) == 2)
         assert stage.tally.outcomes["stored"] == 1
+        folder = tmp_path / "quarantine" / stage.name
+        await until(lambda: files_in(folder))
+        (kept,) = (file.read() for file in files_in(folder))
+        assert kept is not None
+        assert (kept.via, kept.former) == ("websocket", True), "signed with the old secret"
         path.write_text("")
         with pytest.raises(ConfigError, match=f"connections.{stage.name}.secret_files"):
             stage.listener.reload()
