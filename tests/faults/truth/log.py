@@ -50,7 +50,8 @@ class MemoryLog:
             position=-1 if partition is None else partition.end,
             written_ms=now_ms,
             key=record.key,
-            value=record.value,
+            # A copy: what JSON is written to holds several times as much as there is in it.
+            value=None if record.value is None else bytes(memoryview(record.value)),
             headers=record.headers,
         )
         self.written += 1
