@@ -20,7 +20,7 @@ Done = Coroutine[Any, Any, None]
 _GROUP = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}")
 
 #: Groups of our own roles, whose partitions say who works on what.
-_TAKEN = frozenset(("poll", "listen", "reconcile"))
+_TAKEN = frozenset(("poll", "listen", "reconcile", "sink"))
 
 _TIMEOUT_S = 60.0
 

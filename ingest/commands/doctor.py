@@ -35,6 +35,7 @@ from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.segments import Segment, segment_paths
 from ingest.eventlog.spool import SPOOLS, look_into
 from ingest.eventlog.topic import KEEP_FREE
+from ingest.providers import PROVIDERS
 from ingest.providers.dialpad.subscriptions import syncs
 from ingest.service import listening
 from ingest.settings import Admin, Connection, Kafka, Receiver, Settings, load_settings
@@ -105,13 +106,13 @@ def _connections(settings: Settings) -> Iterator[Finding]:
                 f"{name}: {weak} secret(s) under {STRONG_SECRET} bytes can be guessed offline",
                 "make one with `openssl rand -base64 32`, set it at the provider, rotate",
             )
-        if connection.region is None:
+        if connection.region is None and not PROVIDERS[connection.provider].takes_commands:
             yield Finding(
                 "odd",
                 f"{name}: numbers without a country stay as they are",
                 f"set connections.{name}.region, e.g. US",
             )
-        elif connection.region not in phonenumbers.SUPPORTED_REGIONS:
+        elif connection.region not in (None, *phonenumbers.SUPPORTED_REGIONS):
             yield Finding(
                 "bad",
                 f"{name}: region {connection.region} is no ISO 3166 code",
