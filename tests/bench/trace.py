@@ -1,6 +1,6 @@
 """What `dialstream trace` takes on a log of a month: ``python -m tests.bench.trace [records]``.
 
-Three quarters of the records are calls of two legs, two events each; the rest are their verdicts
+Two thirds of the records are calls of two legs, two events each; the rest are their verdicts
 and rows. Written plainly, with times spread over 30 days, to a journal and to a Kafka of one broker
 and 12 partitions. Then the command is run as a process, once for each way to ask.
 """
