@@ -503,7 +503,7 @@ class Core:
 
     def _tell_lost(self, hour: Hour) -> None:
         """Of calls that were not pushed: once they are too many, and when the hour is over."""
-        if hour.has_gap:
+        if hour.has_gap and self._is_whole(hour):
             hour.gap_told, hour.lost = True, 0
             self._tell_gap(hour, "push", hour.lost_from_ms, hour.lost_to_ms, "push_missing")
 
@@ -539,10 +539,14 @@ class Core:
             return
         hour.wake_ms = None
         self._tell_lost(hour)
-        event = completeness_event(hour, due_ms)
+        event = completeness_event(hour, due_ms) if self._is_whole(hour) else None
         if event is not None:
             self._write(event)
         self._store.put_hour(hour)
+
+    def _is_whole(self, hour: Hour) -> bool:
+        """Whether all of its calls may be known: else what was measured before is better."""
+        return hour.hour_ms >= self.floor_ms
 
     # What pairs ask for
 

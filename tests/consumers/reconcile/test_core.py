@@ -294,3 +294,22 @@ def test_every_settled_call_has_one_final_verdict(facts: list[Fact]) -> None:
         assert n == final.get(call_id, (0, ""))[0] + 1
         final[call_id] = n, word
     assert set(final) == calls
+
+
+def test_an_hour_of_which_the_log_was_read_in_part_is_not_measured_again() -> None:
+    def measured(floor_ms: int) -> list[tuple[str, int, int]]:
+        core = new_core()
+        core.floor_ms = floor_ms
+        # T0 is a full hour; the first two calls began in the one before it.
+        ends = [T0 - 30 * MINUTE, T0 - 10 * MINUTE, T0 + 20 * MINUTE]
+        facts = [
+            fact
+            for nth, end_ms in enumerate(ends)
+            for fact in (ended(str(nth), end_ms), record(str(nth), end_ms - 500, end_ms + MINUTE))
+        ]
+        told = [e["data"] for e in events(history(core, facts), "verdicts")]
+        return [(data["hour"], data["n"], data["both"]) for data in told if "hour" in data]
+
+    before, after = "2026-09-21T13:00:00.000Z", "2026-09-21T14:00:00.000Z"
+    assert measured(T0 - HOUR) == [(before, 1, 2), (after, 1, 1)]
+    assert measured(T0 - 20 * MINUTE) == [(after, 1, 1)]
