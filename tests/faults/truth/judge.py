@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tests.faults.truth.heard import GivenVerdict, Heard, ms_of
-from tests.faults.truth.pairs import SETTLE_MS, judge_pairs, push_id, row_id
+from tests.faults.truth.pairs import MOMENT_MS, SETTLE_MS, judge_pairs, push_id, row_id
 from tests.faults.truth.verdict import Found
 from tests.faults.truth.world import DAY_MS, HOUR_MS, Asked, Call, World
 
@@ -18,8 +18,8 @@ from tests.faults.truth.world import DAY_MS, HOUR_MS, Asked, Call, World
 _HOLD_MS = 21_600_000
 _EVERY_S, _LAG_S, _OVERLAP_MS = 300.0, 300.0, 7_200_000
 
-#: What has come is compared with the other connection's calls a moment later, with what else came.
-_MOMENT_MS = 5_000
+#: After a failure the poller tries again so much later at most.
+_BACKOFF_MS = 300_000
 
 
 class Judge:
@@ -139,7 +139,7 @@ class Judge:
                 elif data.reason in ("not_listed", "list_not_read"):
                     entry = call.record if data.is_within else call.row_entry
                     came_ms = None if entry is None else entry.served_ms
-            known_ms = each.at_ms if data.is_within else each.at_ms - _MOMENT_MS
+            known_ms = each.at_ms if data.is_within else each.at_ms - MOMENT_MS
             if came_ms is not None and came_ms <= known_ms:
                 self._found.wrong["calls that had come, and were said to be missing"].append(
                     f"{data.call_id}: {data.verdict} {data.recorded_connection}"
@@ -261,7 +261,16 @@ class Judge:
         ]
 
     def _reading_s(self, from_ms: int, to_ms: int) -> float:
-        """How much of that time the poller was waiting for the provider's answers."""
+        """How much of that time the poller was waiting for the provider's answers, or for it."""
+        away_ms, back_ms = self._world.lists_away
+        back_ms += _BACKOFF_MS
+        if from_ms < back_ms and away_ms < to_ms:
+            before_s, after_s = 0.0, 0.0
+            if from_ms < away_ms:
+                before_s = self._reading_s(from_ms, away_ms)
+            if back_ms < to_ms:
+                after_s = self._reading_s(back_ms, to_ms)
+            return before_s + (min(back_ms, to_ms) - max(away_ms, from_ms)) / 1000 + after_s
         first = bisect_left(self._asked, from_ms, key=lambda asked: asked.ended_ms)
         read_s = 0.0
         for asked in self._asked[first:]:

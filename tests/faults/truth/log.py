@@ -13,8 +13,9 @@ from tests.faults.fast import Durable
 #: Topics of which somebody reads again what was written before, in so many partitions.
 KEPT = {"calls": 4, "checkpoints": 2, "directory": 2}
 
-#: Who lies behind reads so many records at a time, and so many of them in a second.
-_AT_A_TIME, _IN_A_SECOND = 500, 5_000
+#: Who lies behind reads so many records of one partition, and that takes so long: others have run
+#: ahead when he looks at what there is to do.
+_AT_A_TIME, _TAKES_S = 200, 10.0
 
 _TRIM_AT = 5_000
 
@@ -95,6 +96,7 @@ class MemoryReader:
     def __init__(self, partitions: dict[Place, _Partition], start: Behind) -> None:
         self._partitions = partitions
         self._held: Collection[Place] = ()
+        self._turns = list(partitions)
         self._next: dict[Place, int] = {}
         for place, partition in partitions.items():
             position, since_ms = start.positions.get(place), start.since_ms.get(place[0])
@@ -106,15 +108,22 @@ class MemoryReader:
                 )
 
     async def fetch(self, wait_s: float) -> Sequence[StoredRecord]:
-        left = sum(partition.end - self._next[place] for place, partition in self._readable())
-        await asyncio.sleep(_AT_A_TIME / _IN_A_SECOND if left > _AT_A_TIME else wait_s)
-        found: list[StoredRecord] = []
-        for place, partition in self._readable():
-            at = self._next[place] - partition.first
-            assert at >= 0, "it was not kept for as long as it was needed"
-            some = partition.records[at : at + _AT_A_TIME]
-            self._next[place] += len(some)
-            found += some
+        left = {place: each.end - self._next[place] for place, each in self._readable()}
+        is_behind = sum(left.values()) > _AT_A_TIME
+        await asyncio.sleep(_TAKES_S if is_behind else wait_s)
+        places = list(left)
+        if is_behind:  # the one that was not read for longest
+            places = [place for place in self._turns if left.get(place)][:1]
+            self._turns.remove(places[0])
+            self._turns += places
+        return [stored for place in places for stored in self._take(place)]
+
+    def _take(self, place: Place) -> Sequence[StoredRecord]:
+        partition = self._partitions[place]
+        at = self._next[place] - partition.first
+        assert at >= 0, "it was not kept for as long as it was needed"
+        found = partition.records[at : at + _AT_A_TIME]
+        self._next[place] += len(found)
         return found
 
     def _readable(self) -> Iterator[tuple[Place, _Partition]]:

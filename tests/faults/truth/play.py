@@ -103,6 +103,7 @@ def live(week: Week, folder: Path) -> Found:
 
 def play(week: Week, folder: Path) -> Judge:
     """Let it pass; who may judge it."""
+    random.seed(week.seed)  # the jitter of pauses
     return run_fast(_Playing(week, folder).live())
 
 

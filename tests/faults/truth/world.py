@@ -19,6 +19,7 @@ from itertools import count
 
 import orjson
 
+from ingest.api import ApiError
 from ingest.delivery import AgentRecords, Records
 from ingest.providers.dialgood import record_events as dialgood
 from ingest.providers.dialgood.assumptions import Assumptions
@@ -67,6 +68,8 @@ class Weather:
     #: How long the socket is down, once in an hour.
     cut_s: tuple[float, float] = (1.0, 30.0)
     outage_s: float = 7200.0
+    #: How long nobody can read either list, once.
+    lists_away_s: float = 5400.0
     never_made: float = 0.01
     wrong: float = 0.005
     #: Shares of all calls that come from a few numbers, or go to them.
@@ -152,6 +155,9 @@ class World:
         #: Agent → what it has taken, by the time of its record.
         self.rows: dict[str, list[Call]] = {agent.id: [] for agent in self._agents.all}
         self.pushes = 0
+        from_ms = self._busy_ms(random.Random(f"{seed} lists"))
+        #: From when to when nobody can read a list.
+        self.lists_away = from_ms, from_ms + round(weather.lists_away_s * 1000)
 
     @property
     def agents(self) -> Agents:
@@ -234,12 +240,15 @@ class World:
         for hour_ms in range(self.start_ms, self.end_ms, HOUR_MS):
             from_ms = hour_ms + chance.randrange(HOUR_MS - MINUTE_MS)
             found.append((from_ms, from_ms + round(chance.uniform(*self.weather.cut_s) * 1000)))
-        # The company's day begins in the afternoon, by UTC.
-        days = max(1, (self.end_ms - self.start_ms) // DAY_MS)
-        from_ms = self.start_ms + chance.randrange(min(days, 5)) * DAY_MS
-        from_ms += round(chance.uniform(15, 21) * HOUR_MS)
+        from_ms = self._busy_ms(chance)
         outage = from_ms, from_ms + round(self.weather.outage_s * 1000)
         return sorted([outage, *(cut for cut in found if not _touch(cut, outage))])
+
+    def _busy_ms(self, chance: random.Random) -> int:
+        """A time at which many are on the phone; by UTC the company's day begins at three."""
+        days = max(1, (self.end_ms - self.start_ms) // DAY_MS)
+        day_ms = self.start_ms + chance.randrange(min(days, 5)) * DAY_MS
+        return day_ms + round(chance.uniform(14, 20) * HOUR_MS)
 
 
 _NO_FAULTS = Faults()
@@ -283,6 +292,15 @@ def _packed(value: object) -> bytes:
 # The lists
 
 
+async def _request(world: World, clock: Callable[[], int], takes_s: float) -> int:
+    """When it is answered, milliseconds since 1970. Raises ApiError."""
+    await asyncio.sleep(takes_s)
+    now_ms = clock()
+    if world.lists_away[0] <= now_ms < world.lists_away[1]:
+        raise ApiError("unavailable")
+    return now_ms
+
+
 @dataclass(slots=True)
 class Asked:
     """A window that was read to its end; milliseconds since 1970."""
@@ -311,8 +329,7 @@ class DialpadList(Records):
         calls, begun_ms = self._world.by_start, self._now_ms()
         first, at = (bisect_left(calls, ms, key=_started) for ms in (from_ms, to_ms))
         while True:
-            await asyncio.sleep(self._request_s)
-            now_ms = self._now_ms()
+            now_ms = await _request(self._world, self._now_ms, self._request_s)
             page: list[Event] = []
             while at > first and len(page) < _DIALPAD_PAGE:
                 at -= 1
@@ -368,7 +385,7 @@ class DialgoodLists(AgentRecords):
         yield self
 
     async def agents(self, via: str) -> AsyncIterator[Sequence[Event]]:
-        await asyncio.sleep(self._request_s)
+        await _request(self._world, self._now_ms, self._request_s)
         items = [
             orjson.dumps(
                 {
@@ -391,8 +408,7 @@ class DialgoodLists(AgentRecords):
         calls = self._world.rows[agent_id]
         first, at = (bisect_left(calls, ms, key=_created) for ms in (from_ms, to_ms + 1))
         while True:
-            await asyncio.sleep(self._request_s)
-            now_ms = self._now_ms()
+            now_ms = await _request(self._world, self._now_ms, self._request_s)
             page: list[Event] = []
             while at > first and len(page) < _DIALGOOD_PAGE:
                 at -= 1
