@@ -103,6 +103,9 @@ class Plan:
         self._sweep: _Walk | None = None
         self._gap: _Walk | None = None
         self._after_gap = self._gap_failed = False
+        #: Whether there were others, far from those that are being read. They do not wait
+        #: ``every_s``: that only gathers what comes one after the other.
+        self._more_gaps = False
 
     def next(self, now_ms: int, steady_s: float, gaps: Sequence[Gap]) -> Window | float:
         """The window to read now, or for how many seconds there is none.
@@ -140,7 +143,7 @@ class Plan:
         if window.kind == "gap":
             self._gap, self._gap_failed = left, False
             if left is None:
-                self._gap_s = ended_s
+                self._gap_s = None if self._more_gaps else ended_s
         elif window.kind == "sweep":
             self._sweep = left
             if left is None:
@@ -202,6 +205,7 @@ class Plan:
                     break
                 together.append(gap)
                 to_ms = max(to_ms, gap.end_ms)
+            self._more_gaps = len(together) < len(ready)
             from_ms = first.from_ms - self._overlap_ms
             walk = _Walk(from_ms, to_ms + 1, steady_s, tuple(together))
         return self._slice("gap", walk)

@@ -228,6 +228,22 @@ def test_gaps_near_each_other_are_read_together_and_a_long_one_in_slices() -> No
     assert world.closed == [*near_each_other, long]
 
 
+def test_gaps_far_from_each_other_do_not_wait_for_each_other() -> None:
+    world = World()
+    world.work()
+    world.wait(5 * 24 * 3600)
+    world.work()
+    gaps = [
+        Gap(channel="push", from_ms=BEGIN_MS + day * DAY_MS, to_ms=BEGIN_MS + day * DAY_MS + 1)
+        for day in (1, 2, 3)
+    ]
+    world.gaps = list(gaps)
+    assert [world.read().gaps for _ in gaps] == [(gap,) for gap in gaps]
+    # Those that come one after the other are gathered.
+    world.gaps = [Gap(channel="push", from_ms=gaps[0].from_ms + 5, to_ms=gaps[0].end_ms + 5)]
+    assert world.next() == pytest.approx(300, abs=10)
+
+
 def test_neither_a_near_pass_that_fails_nor_a_gap_that_fails_keeps_the_other_from_its_turn() -> (
     None
 ):
