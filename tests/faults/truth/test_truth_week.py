@@ -35,7 +35,8 @@ def test_every_call_has_its_one_right_verdict(judge: Judge) -> None:
     assert found.gaps > 20
     assert found.lives > 3
     assert all(found.words[word] > 0 for word in WORDS if word != "ambiguous")
-    assert all(found.pair_words[word] > 0 for word in WORDS)
+    # That nothing at all comes of one that Dialgood has is rare.
+    assert all(found.pair_words[word] > 0 for word in WORDS if word != "push_missing")
     assert found.pair_words["ambiguous"] == found.ties
 
 
