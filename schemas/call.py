@@ -7,6 +7,9 @@ from pydantic import Field
 
 from schemas.base import CONTENT, Data, Id, Model, Party, Seconds, Time
 
+#: ``provider_state`` of the marked events of ``dialstream prove``: nobody was on the phone.
+PROVE_STATE = "dialstream_prove"
+
 
 class CallState(StrEnum):
     """What has just happened to the leg; also the last word of the event's type."""

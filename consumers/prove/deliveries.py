@@ -17,9 +17,10 @@ from ingest.errors import ConfigError
 from ingest.providers import PROVIDERS
 from ingest.settings import Connection
 from ingest.signing import sign_standard_webhooks
+from schemas.call import PROVE_STATE
 from schemas.times import now_ms, rfc3339
 
-STATE, TYPE = "dialstream_prove", "dialstream.prove"
+TYPE = "dialstream.prove"
 
 #: Above every id that Dialpad gives, and below what it could.
 _FIRST_ID, _IDS = 9 * 10**18, 10**17
@@ -94,12 +95,13 @@ class _Dialpad:
         self._name = name
         self._connection = connection
         self._first_id = _FIRST_ID + secrets.randbelow(_IDS)
-        self._run = f"{STATE} {secrets.token_hex(4)}"
+        self._run = f"{PROVE_STATE} {secrets.token_hex(4)}"
         self.mark = self._run.encode()
         self.raw_is_kept = "raw" not in connection.privacy.drop
 
     def event_id(self, delivery: Delivery) -> str:
-        return f"dialpad:{self._name}:call:{self._first_id + delivery.leg}:{STATE}:{delivery.at_ms}"
+        call_id = self._first_id + delivery.leg
+        return f"dialpad:{self._name}:call:{call_id}:{PROVE_STATE}:{delivery.at_ms}"
 
     def payload(self, delivery: Delivery) -> bytes:
         number = f"+1206555{100 + delivery.leg % 100:04d}"  # set aside for fiction
@@ -107,7 +109,7 @@ class _Dialpad:
         return _json(
             {
                 "call_id": self._first_id + delivery.leg,
-                "state": STATE,
+                "state": PROVE_STATE,
                 "direction": "inbound",
                 "event_timestamp": delivery.at_ms,
                 "date_started": delivery.at_ms - 1000 * delivery.seq,

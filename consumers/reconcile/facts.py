@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from ingest.eventlog.log import StoredRecord
+from schemas.call import PROVE_STATE
 
 #: A record is written so soon after its message was read, unless something was wrong. Beyond the
 #: deadline of an answer, with room for clocks that differ.
@@ -175,8 +176,10 @@ def read_fact(stored: StoredRecord) -> Fact | None:
         raise ValueError(f"{stored.topic}: no event of ours") from error
 
 
-def _call_fact(stored: StoredRecord, value: bytes) -> CallFact:
+def _call_fact(stored: StoredRecord, value: bytes) -> CallFact | None:
     event = _decode_call(value)
+    if event.data.provider_state == PROVE_STATE:
+        return None  # nobody was on the phone
     what = event.type.rpartition(".")[2]
     return CallFact(
         id=event.id,

@@ -297,3 +297,18 @@ def test_a_mark_looks_at_no_call_that_it_tells_nothing_of() -> None:
     core.advance(T0 + 2 * HOUR)
     assert len(verdicts(core.out)) == calls
     assert store.looked < 10 * calls
+
+
+def test_what_prove_posts_to_a_running_service_is_nobodys_call() -> None:
+    data = {**unknown_call("9000000000000000001", "unknown"), "provider_state": "dialstream_prove"}
+    told = {
+        "id": "1",
+        "type": "dialstream.call.unknown",
+        "time": "2026-09-21T14:00:00Z",
+        "recordedtime": "2026-09-21T14:00:00Z",
+        "via": "webhook",
+        "provider": "dialpad",
+        "connection": "acme",
+        "data": data,
+    }
+    assert read_fact(StoredRecord("calls", 0, 0, T0, b"", orjson.dumps(told), ())) is None
