@@ -1,11 +1,15 @@
 """What every test can ask for."""
 
+import logging
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 pytest.register_assert_rewrite("tests.kit")
 
@@ -16,6 +20,24 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from tests.kit import Product  # noqa: E402 - its asserts are rewritten
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a command sets up in the process of a test ends with the test."""
+    configure, known = structlog.configure, structlog.get_config()
+    handlers, level = logging.root.handlers[:], logging.root.level
+    hooks = threading.excepthook, warnings.showwarning
+
+    def uncached(**options: Any) -> None:
+        # A logger that was cached could not be listened to by any later test.
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", uncached)
+    yield
+    configure(**known)
+    logging.root.handlers[:], logging.root.level = handlers, level
+    threading.excepthook, warnings.showwarning = hooks
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ class Receiver:
             "delivery_rejected",
             "rejects_alarm",
             "delivery_slow",  # the machine's
+            "drift_seen",  # what is authentic and odd
         }
         assert_no_traceback(self.product.stderr)
 

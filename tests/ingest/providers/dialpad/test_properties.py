@@ -348,6 +348,7 @@ def test_objects_of_any_keys_are_events_or_rejects(payload: dict[str, Any]) -> N
 @settings(max_examples=150, deadline=None)
 @given(payload=st.binary(max_size=60) | _values.map(dump))
 def test_signed_bytes_of_any_kind_are_events_or_rejects(payload: bytes) -> None:
+    assume(b'"exp"' not in payload and b'"nbf"' not in payload)  # then they may be refused
     check(payload)
 
 
