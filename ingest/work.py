@@ -6,8 +6,10 @@ What a role must remember is a checkpoint: the last record of its key on that to
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -21,7 +23,7 @@ from ingest.metrics import OWNED
 from ingest.service import Service
 from schemas.times import now_ms
 
-__all__ = ["Checkpoint", "Job", "Run", "share_work"]
+__all__ = ["Checkpoint", "Job", "Run", "save_patiently", "share_until_stopping", "share_work"]
 
 log = structlog.get_logger()
 
@@ -33,6 +35,9 @@ SESSION_S = 30.0
 
 #: From one failure of ``run`` to its next try, in seconds; doubled each time.
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
+
+#: From one try to save a checkpoint to the next, in seconds.
+_SAVE_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 #: From one failure of the group to its next try, at most.
 _GROUP_PAUSE_S = 10.0
@@ -96,6 +101,39 @@ async def share_work(
         await _share_by_lock(service, role, connections, works, wait_s)
     else:
         await _share_by_group(service, role, connections, works, session_s, goes_on=goes_on)
+
+
+async def share_until_stopping(
+    service: Service, role: str, work: str, connections: Sequence[str], run: Run
+) -> None:
+    """`share_work` of ``work`` until the service is stopping; ``role``: what has started then."""
+    sharing = asyncio.create_task(share_work(service, work, connections, run))
+    try:
+        service.started(role)
+        stopping = asyncio.create_task(service.stopping.wait())
+        await asyncio.wait([sharing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+    finally:
+        sharing.cancel()
+        await asyncio.wait([sharing])
+    with suppress(asyncio.CancelledError):
+        sharing.result()
+
+
+async def save_patiently(job: Job, source: str, checkpoint: Checkpoint) -> None:
+    """Save it however long the event log is away.
+
+    Raises PublishError ``not_owner`` once the connection is somebody else's.
+    """
+    for pause_s in itertools.chain(_SAVE_PAUSES_S, itertools.repeat(_SAVE_PAUSES_S[-1])):
+        try:
+            await job.save(source, checkpoint)
+        except PublishError as error:
+            if error.reason == "not_owner":
+                raise
+            await asyncio.sleep(pause_s)
+        else:
+            return
 
 
 async def _share_by_lock(

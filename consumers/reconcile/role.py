@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, closing, suppress
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -35,7 +35,7 @@ from ingest.metrics import (
 from ingest.runner import Stopping
 from ingest.service import Service, open_standby_service
 from ingest.settings import Reconcile, Settings
-from ingest.work import Job, share_work
+from ingest.work import Job, save_patiently, share_until_stopping
 from schemas.times import now_ms
 
 log = structlog.get_logger()
@@ -174,17 +174,7 @@ async def reconcile(service: Service) -> None:
         await Reconciler(service.settings, service.eventlog, job).run()
 
     homes = list(components(service.settings))
-    sharing = asyncio.create_task(share_work(service, _WORK, homes, run))
-    try:
-        service.started(ROLE)
-        stopping = asyncio.create_task(service.stopping.wait())
-        await asyncio.wait([sharing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-    finally:
-        sharing.cancel()
-        await asyncio.wait([sharing])
-    with suppress(asyncio.CancelledError):
-        sharing.result()
+    await share_until_stopping(service, ROLE, _WORK, homes, run)
 
 
 class Reconciler:
@@ -247,7 +237,7 @@ class Reconciler:
             mark = secrets.token_hex(8)
             state.set_note("begun_ms", self._now_ms())
         # In the checkpoint first: a state that nobody knows of is not believed.
-        await self._patiently_save({"cache": mark, "since_ms": first_ms})
+        await save_patiently(self._job, SOURCE, {"cache": mark, "since_ms": first_ms})
         state.set_note("mark", mark)
         state.set_note("about", self._about())
         since = self._settings.reconcile.since
@@ -375,16 +365,6 @@ class Reconciler:
                 await asyncio.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
             else:
                 return
-
-    async def _patiently_save(self, checkpoint: dict[str, Any]) -> None:
-        for tries in itertools.count():
-            try:
-                return await self._job.save(SOURCE, checkpoint)
-            except PublishError as error:
-                if error.reason == "not_owner":
-                    raise
-                await asyncio.sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
-        raise AssertionError
 
     def _tell(self, out: Sequence[Record]) -> None:
         for record in out:

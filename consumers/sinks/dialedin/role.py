@@ -4,7 +4,6 @@ One process tells a connection at a time, so that its rate is kept; the others s
 """
 
 import asyncio
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from consumers.sinks.dialedin.executor import DISK_PAUSE_S, Executor, KeyRefused
 from consumers.sinks.dialedin.ledger import Ledger, LedgerError
 from consumers.sinks.dialedin.rules import Command
 from consumers.subscribe import Event, NotNowError, RejectError, Retry, Subscriber
-from ingest.errors import ConfigError, PublishError
+from ingest.errors import ConfigError
 from ingest.metrics import SINK_COMMANDS, SINK_PASSED_OVER
 from ingest.providers import PROVIDERS
 from ingest.providers.dialedin.api import FailedError, open_api
@@ -25,7 +24,7 @@ from ingest.providers.dialedin.assumptions import Assumptions
 from ingest.runner import Stopping
 from ingest.service import Service, open_standby_service
 from ingest.settings import Settings, sink_groups
-from ingest.work import Job, share_work
+from ingest.work import Job, save_patiently, share_until_stopping
 from schemas.base import Model
 from schemas.times import now_ms
 
@@ -46,8 +45,6 @@ _LEAVE_S = 3.0
 _OPT_OUTS = Retry(tries=20, first_s=1.0, most_s=60.0)
 _OTHERS = Retry(tries=5, first_s=1.0, most_s=30.0)
 _RETRIES: Mapping[str, Retry] = {"dnc_on_stop": _OPT_OUTS, "dnc_on_consent": _OPT_OUTS}
-
-_SAVE_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def sink_connections(settings: Settings) -> list[str]:
@@ -95,19 +92,7 @@ async def sink(service: Service) -> None:
 
     service.troubles.append(troubles)
     service.reloads.append(reload)
-    sharing = asyncio.create_task(
-        share_work(service, _WORK, sink_connections(service.settings), run)
-    )
-    try:
-        service.started(ROLE)
-        stopping = asyncio.create_task(service.stopping.wait())
-        await asyncio.wait([sharing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-    finally:
-        sharing.cancel()
-        await asyncio.wait([sharing])
-    with suppress(asyncio.CancelledError):
-        sharing.result()
+    await share_until_stopping(service, ROLE, _WORK, sink_connections(service.settings), run)
 
 
 class _Sink:
@@ -161,18 +146,8 @@ class _Sink:
         known = (self._job.checkpoint(SOURCE) or {}).get("since_ms", {})
         since_ms = {rule: known.get(rule, now_ms()) for rule in self._connection.sink.rules}
         if since_ms != known:
-            await self._patiently_save({"since_ms": since_ms})
+            await save_patiently(self._job, SOURCE, {"since_ms": since_ms})
         return since_ms
-
-    async def _patiently_save(self, checkpoint: dict[str, Any]) -> None:
-        for tries in itertools.count():
-            try:
-                return await self._job.save(SOURCE, checkpoint)
-            except PublishError as error:
-                if error.reason == "not_owner":
-                    raise
-                await asyncio.sleep(_SAVE_PAUSES_S[min(tries, len(_SAVE_PAUSES_S) - 1)])
-        raise AssertionError
 
     async def _tell(self, rules: Rules, ledger: Ledger) -> None:
         """Raises KeyRefusedError, also if there is no token."""
