@@ -19,9 +19,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.prompt import Confirm
 from rich.table import Table
 
-from consumers.reading import read_once
 from ingest.errors import ConfigError, PublishError
-from ingest.eventlog.kinds import open_log
+from ingest.eventlog.kinds import open_log, read_once
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.logs import setup_logs
 from ingest.settings import Settings

@@ -20,6 +20,17 @@ _STYLES = {
 _STRONG = {"ended": "bold", "missed": "bold red", "blocked": "bold red"}
 
 
+#: Of a number that is no longer than that nothing is shown.
+_SHORT_NUMBER = 6
+
+
+def masked(number: str | None) -> str | None:
+    """A number by its beginning and its end: enough to know it again, not to call it."""
+    if not number:
+        return None
+    return f"{number[:2]}…{number[-4:]}" if len(number) > _SHORT_NUMBER else "…"
+
+
 def line(event: Mapping[str, Any]) -> Text:
     """``14:13:29  call.connected  acme  +15551230001 → Agent One  …``"""
     subject, what = event["type"].removeprefix("dialstream.").split(".", 1)

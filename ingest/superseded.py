@@ -4,7 +4,7 @@ from datetime import datetime
 
 import orjson
 
-from ingest.eventlog.kinds import open_reader
+from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import StoredRecord
 from ingest.settings import Settings
 from schemas.topics import TOPICS
@@ -32,13 +32,9 @@ class LastStates:
 
     async def _read(self, topic: str) -> dict[bytes, int]:
         known: dict[bytes, int] = {}
-        async with open_reader(self._settings, [topic]) as reader:
-            while True:
-                found = await reader.fetch(wait_s=0.1)
-                for stored in found:
-                    known[stored.key] = max(known.get(stored.key, 0), _recorded_ms(stored))
-                if not found and await reader.caught_up():
-                    return known
+        async for stored in read_once(self._settings, [topic]):
+            known[stored.key] = max(known.get(stored.key, 0), _recorded_ms(stored))
+        return known
 
 
 def _recorded_ms(stored: StoredRecord) -> int:

@@ -9,7 +9,6 @@ from typing import Any
 
 import orjson
 
-from consumers.reading import read_once
 from consumers.reconcile.explain_page import (
     FIELDS,
     Page,
@@ -24,7 +23,8 @@ from consumers.reconcile.matching import Candidate
 from consumers.reconcile.order import SKEW_MS
 from consumers.reconcile.rivals import Log, Sight, sights
 from consumers.reconcile.role import components, pairs_of, rules_of
-from consumers.trace.story import masked
+from consumers.render import masked
+from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind
 from ingest.logs import setup_logs
 from ingest.settings import Settings

@@ -14,7 +14,7 @@ from consumers.reconcile.legs import Leg
 from consumers.reconcile.matching import MOST_AROUND, Candidate
 from consumers.reconcile.rivals import Rival, Sight
 from consumers.reconcile.role import rules_of
-from consumers.trace.story import masked
+from consumers.render import masked
 from ingest.settings import Settings
 from schemas.times import rfc3339
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consumers.reading import read_once
 from consumers.reconcile.role import judged_connections
+from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, StoredRecord
 from ingest.logs import setup_logs
 from ingest.settings import Settings

@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 import orjson
 
-from consumers.reading import read_once
 from consumers.trace.story import Spooled, Story, names, tell
 from ingest.errors import ConfigError
+from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, Keys, StoredRecord
 from ingest.eventlog.spool import SPOOLS, waiting_of
 from ingest.fields import by_size

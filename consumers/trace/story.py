@@ -18,6 +18,7 @@ import orjson
 
 from consumers.reconcile.facts import LATE_MS
 from consumers.reconcile.legs import BACKFILLED
+from consumers.render import masked
 from ingest.eventlog.log import StoredRecord
 from ingest.fields import by_size
 from schemas.times import rfc3339
@@ -323,13 +324,6 @@ _SAYS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 def _who(party: Mapping[str, Any]) -> str | None:
     return "withheld" if party["withheld"] else masked(party["number"])
-
-
-def masked(number: str | None) -> str | None:
-    """A number by its beginning and its end: enough to know it again, not to call it."""
-    if not number:
-        return None
-    return f"{number[:2]}…{number[-4:]}" if len(number) > _LONG_ENOUGH else "…"
 
 
 # Rejects

@@ -8,7 +8,7 @@ repeats at most what was under way; that has the same ids.
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +31,7 @@ from ingest.commands.work import (
     waiting_in_spool,
 )
 from ingest.errors import ConfigError, PublishError, UnreadableError
-from ingest.eventlog.kinds import open_log, open_reader
+from ingest.eventlog.kinds import open_log, read_once
 from ingest.eventlog.log import Publisher, Record, StoredRecord, records_of
 from ingest.eventlog.ownership import sole_owner
 from ingest.providers import PROVIDERS
@@ -243,7 +243,7 @@ class _Redrive:
         self.done.wanted = len(wanted)
         with self._progress:
             bar = self._progress.add_task("redriving", total=len(wanted))
-            async for stored in _read_to_end(self._settings, self._wanted.topic):
+            async for stored in read_once(self._settings, [self._wanted.topic]):
                 if not wanted or stopping.asked:
                     break
                 kept = read_kept(stored)
@@ -356,21 +356,9 @@ def _report(done: Redriven, wanted: Wanted, *, dry_run: bool, waiting: int, as_j
 # Reading
 
 
-async def _read_to_end(settings: Settings, topic: str) -> AsyncIterator[StoredRecord]:
-    """Everything on a topic, up to where it ends now."""
-    async with open_reader(settings, [topic]) as reader:
-        while True:
-            found = await reader.fetch(wait_s=0.1)
-            for stored in found:
-                yield stored
-            if not found and await reader.caught_up():
-                return
-            await asyncio.sleep(0)
-
-
 async def _read_shelf(settings: Settings, wanted: Wanted) -> Shelf:
     shelf = Shelf()
-    async for stored in _read_to_end(settings, wanted.topic):
+    async for stored in read_once(settings, [wanted.topic]):
         shelf.put(stored)
     return shelf
 
@@ -380,7 +368,7 @@ async def _read_bodies(
 ) -> tuple[Shelf, Mapping[tuple[str, ...], Kept]]:
     shelf = Shelf()
     last: dict[tuple[str, ...], Kept] = {}
-    async for stored in _read_to_end(settings, wanted.topic):
+    async for stored in read_once(settings, [wanted.topic]):
         kept = shelf.put(stored)
         if kept is None or kept.redriven_at is not None:
             continue

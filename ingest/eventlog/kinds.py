@@ -1,5 +1,6 @@
 """The event log that the settings name."""
 
+import asyncio
 import os
 import re
 import socket
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ingest.eventlog.journal import open_journal
 from ingest.eventlog.journal import open_reader as open_journal_reader
-from ingest.eventlog.log import EventLog, GroupReader, Keys, Reader, Start, Watcher
+from ingest.eventlog.log import EventLog, GroupReader, Keys, Reader, Start, StoredRecord, Watcher
 from ingest.settings import Settings
 from schemas.event import digest_of_bytes
 
@@ -80,6 +81,27 @@ def open_reader(
     return open_kafka_reader(
         client_options(kafka), kafka.topic_prefix, topics, group=group, start=start, keys=keys
     )
+
+
+async def read_once(
+    settings: Settings,
+    topics: Sequence[str],
+    start: Start = "earliest",
+    keys: Keys | None = None,
+) -> AsyncIterator[StoredRecord]:
+    """Everything on these topics from ``start`` to where they end now.
+
+    With ``keys``, of these keys alone.
+    """
+    async with open_reader(settings, topics, start=start, keys=keys) as reader:
+        while True:
+            found = await reader.fetch(wait_s=0.1)
+            for stored in found:
+                if keys is None or stored.key in keys[stored.topic]:
+                    yield stored
+            if not found and await reader.caught_up():
+                return
+            await asyncio.sleep(0)
 
 
 def open_group_reader(

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from consumers.reading import read_once
 from consumers.sinks.dialedin.events import MODELS, Rules
 from consumers.sinks.dialedin.ledger import glance
 from consumers.sinks.dialedin.role import ledger_path, sink_connections
 from consumers.sinks.dialedin.rules import Command, Dnc, Lead
 from consumers.subscribe import Event
 from ingest.errors import ConfigError
+from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, StoredRecord
 from ingest.logs import setup_logs
 from ingest.settings import Settings

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.trace.story import Spooled, masked, names, tell
+from consumers.render import masked
+from consumers.trace.story import Spooled, names, tell
 from ingest.eventlog.log import StoredRecord
 from tests.consumers.trace.events import T0, call, row, stored, verdict
 from tests.kit import sign
