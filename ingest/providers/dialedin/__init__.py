@@ -5,11 +5,11 @@ https://docs.chasedatacorp.com/content-user-guide/docs-page-user-guide-other.htm
 
 from ingest.delivery import Provider
 from ingest.providers.dialedin.assumptions import Assumptions
-from ingest.providers.dialedin.webhook import Webhook, sign
+from ingest.providers.dialedin.webhook import sign, webhook
 
 PROVIDER = Provider(
     name="dialedin",
-    webhook=Webhook.of,
+    webhook=webhook,
     sign=sign,
     takes_commands=True,
     assumptions=Assumptions,

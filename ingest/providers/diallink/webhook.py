@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ingest.delivery import Delivery, Signed, Verified
 from ingest.fields import BREAKS_TO_SPACES, read_object
+from ingest.notifications import SignedByHeaders
 from ingest.providers.diallink.assumptions import Assumptions
 from ingest.providers.diallink.events import notification_event
 from ingest.signing import (
@@ -17,7 +18,6 @@ from ingest.signing import (
     StaticToken,
     Verifier,
     sign_standard_webhooks,
-    signing_headers,
     with_static_token,
 )
 from schemas.event import Event
@@ -29,17 +29,13 @@ if TYPE_CHECKING:
 _WEBHOOK_ID = b"webhook-id"
 
 
-class Webhook:
+class Webhook(SignedByHeaders):
     """One connection's notifications."""
-
-    via = "notification"
 
     def __init__(
         self, verifier: Verifier, *, is_rotated: bool, region: str | None, assumed: Assumptions
     ) -> None:
-        self.signing_headers: Sequence[bytes] = verifier.kept
-        self._verifier = verifier
-        self._is_rotated = is_rotated
+        super().__init__(verifier, is_rotated=is_rotated)
         self._region = region
         self._assumed = assumed
 
@@ -54,15 +50,6 @@ class Webhook:
         else:
             verifier = StandardWebhooks(found, assumed.tolerance_s)
         return cls(verifier, is_rotated=len(found) > 1, region=connection.region, assumed=assumed)
-
-    @property
-    def former_seen(self) -> int | None:
-        return self._verifier.former_seen if self._is_rotated else None
-
-    def verify(self, delivery: Delivery) -> Verified:
-        headers = signing_headers(delivery.headers, self._verifier.headers)
-        self._verifier.verify(headers, delivery.body, delivery.received_ms)
-        return Verified(delivery.body)
 
     def normalize(self, payload: Verified, delivery: Delivery) -> Sequence[Event]:
         webhook_id = None

@@ -7,7 +7,8 @@ import pytest
 
 from ingest.delivery import Delivery
 from ingest.errors import ConfigError, UnreadableError, VerificationError
-from ingest.providers.dialedin.webhook import Webhook, sign
+from ingest.providers.dialedin.webhook import sign
+from ingest.providers.dialedin.webhook import webhook as source_of
 from ingest.settings import Connection
 from schemas.event import encode
 
@@ -32,7 +33,7 @@ def delivery(body: bytes, headers: dict[str, str]) -> Delivery:
 
 def test_it_is_off_and_a_secret_says_that_somebody_thinks_otherwise() -> None:
     with pytest.raises(ConfigError, match=r"assume\.push"):
-        Webhook.of(connection())
+        source_of(connection())
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ def test_it_is_off_and_a_secret_says_that_somebody_thinks_otherwise() -> None:
     ],
 )
 def test_json_and_forms_are_kept_whole(body: bytes, raw: dict[str, str]) -> None:
-    webhook = Webhook.of(connection(push="token", push_header="x-token"))
+    webhook = source_of(connection(push="token", push_header="x-token"))
     signed = sign(body, connection(push="token", push_header="x-token"))
     assert signed.headers["x-token"] == TOKEN
     sent = delivery(signed.body, dict(signed.headers))
@@ -58,7 +59,7 @@ def test_json_and_forms_are_kept_whole(body: bytes, raw: dict[str, str]) -> None
 
 
 def test_who_does_not_know_the_token_is_refused() -> None:
-    webhook = Webhook.of(connection(push="token"))
+    webhook = source_of(connection(push="token"))
     for headers in ({}, {"authorization": "Bearer another-token-altogether"}, {"x-token": TOKEN}):
         with pytest.raises(VerificationError):
             webhook.verify(delivery(b"{}", headers))
@@ -66,7 +67,7 @@ def test_who_does_not_know_the_token_is_refused() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"hello", b"a=1&b", b"\xff=1", b'{"a": NaN}'])
 def test_what_is_neither_is_unreadable(body: bytes) -> None:
-    webhook = Webhook.of(connection(push="token"))
+    webhook = source_of(connection(push="token"))
     sent = delivery(body, {"authorization": f"Bearer {TOKEN}"})
     with pytest.raises(UnreadableError):
         webhook.normalize(webhook.verify(sent), sent)

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ingest.delivery import Delivery, Verified
 from ingest.errors import ConfigError, UnreadableError, VerificationError
+from ingest.notifications import TokenWebhook
 from ingest.pipeline import reject
 from ingest.providers import PROVIDERS
-from ingest.providers.dialgood.webhook import Webhook, sign
+from ingest.providers.dialgood.webhook import sign
 from ingest.settings import Connection
 from schemas.event import Event, encode
 from schemas.notification import Notification
@@ -34,9 +35,9 @@ def connection(*secrets: str, **assume: object) -> Connection:
     )
 
 
-def webhook(*secrets: str, **assume: object) -> Webhook:
+def webhook(*secrets: str, **assume: object) -> TokenWebhook:
     made = PROVIDERS["dialgood"].webhook(connection(*secrets, **assume))
-    assert isinstance(made, Webhook)
+    assert isinstance(made, TokenWebhook)
     return made
 
 
@@ -55,7 +56,7 @@ def event_of(body: bytes) -> Event:
     return event
 
 
-def refusal(source: Webhook, arrived: Delivery) -> str:
+def refusal(source: TokenWebhook, arrived: Delivery) -> str:
     with pytest.raises(VerificationError) as caught:
         source.verify(arrived)
     return caught.value.reason
