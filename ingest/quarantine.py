@@ -1,6 +1,6 @@
 """Deliveries that did not verify, kept for a while: the secret that is wrong may be ours.
 
-Each is a file of its own, ``quarantine/<connection>/<when>-<reason>-<chance>.json`` below the data
+Each is a file of its own, ``quarantine/<connection>/<when>-<reason>-<nth>.json`` below the data
 directory, that only its owner can read. Keeping costs whoever answers next to nothing: a delivery
 is put into a queue, or dropped if that is full, and a thread writes it, without waiting for the
 disk. They are a help, and no promise.
@@ -15,6 +15,7 @@ Several processes may keep what they refuse in one folder: each looks at it once
 """
 
 import asyncio
+import itertools
 import os
 import queue
 import random
@@ -104,6 +105,16 @@ class File(Struct, frozen=True):
     def ident(self) -> str:
         return self.path.stem
 
+    @property
+    def nth(self) -> str:
+        """What tells it from others; it counts up, from anywhere."""
+        return self.ident.rpartition("-")[2]
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """As they came, also within a millisecond."""
+        return self.received_ms, self.nth
+
     def read(self) -> Refused | None:
         """What is in it; None if it is damaged, or gone."""
         try:
@@ -132,7 +143,7 @@ def files_in(folder: Path) -> list[File]:
                 if entry.is_file(follow_symlinks=False):
                     size = entry.stat(follow_symlinks=False).st_size
                     found.append(File(Path(entry.path), int(name["ms"]), name["reason"], size))
-    return sorted(found, key=lambda file: file.path.name)
+    return sorted(found, key=lambda file: file.order)
 
 
 class Allowance:
@@ -312,6 +323,7 @@ class Shelf:
     def __init__(self, folder: Path, bounds: Quarantine) -> None:
         self._folder = folder
         self._bounds = bounds
+        self._nth = itertools.count(random.getrandbits(12))
         #: (hour, reason) → what is there.
         self._cells: dict[tuple[int, str], _Cell] = {}
         self.count = self.size_bytes = 0
@@ -329,7 +341,8 @@ class Shelf:
         if disk_full(self._folder):
             return False
         ms = min(max(refused.received_ms, 0), 10**13 - 1)
-        name = f"{ms:013d}-{refused.reason}-{secrets.token_hex(4)}.json"
+        nth = f"{next(self._nth) & 0xFFFF:04x}{secrets.token_hex(2)}"
+        name = f"{ms:013d}-{refused.reason}-{nth}.json"
         self._add(File(self._write(name, content), ms, refused.reason, len(content)))
         self._keep_bounds()
         return True

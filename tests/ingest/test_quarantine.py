@@ -116,6 +116,18 @@ def test_nobody_else_may_look(tmp_path: Path, umask: int) -> None:
     assert stat.S_IMODE(file.path.parent.stat().st_mode) == 0o700
 
 
+def test_what_came_within_a_millisecond_stays_in_its_order(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "acme", Quarantine())
+    came = [f"{n}".encode() for n in range(50)]
+    for n, body in enumerate(came):
+        assert shelf.put(refused(("not_a_jws", "bad_signature")[n % 2], now_ms(), body))
+    same_ms = [refused("empty", 1_790_000_000_000, body) for body in came]
+    again = Shelf(tmp_path / "beta", Quarantine(max_age_s=10**9))
+    for one in same_ms:
+        assert again.put(one)
+    assert bodies(tmp_path / "acme") == bodies(tmp_path / "beta") == came
+
+
 def test_a_flood_fills_neither_the_disk_nor_the_place_of_what_was_there(tmp_path: Path) -> None:
     """100,000 in five minutes; of 100 that there is room for, ten of a reason and minute go in."""
     bounds = Quarantine(max_count=100)
