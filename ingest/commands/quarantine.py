@@ -17,25 +17,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.commands.reveal import readable
+from ingest.commands.reveal import print_fields, readable
 from ingest.commands.work import (
     AGAIN_S,
     BATCH,
     BATCH_BYTES,
     PUBLISH_S,
+    carry_out,
+    print_rest,
     progress_bar,
-    quietly,
-    waiting_in_spool,
 )
 from ingest.delivery import Source
 from ingest.diagnosis import Diagnosis, diagnose
 from ingest.errors import DeliveryError, PublishError, UnreadableError
 from ingest.eventlog.kinds import open_log
-from ingest.eventlog.ownership import sole_owner
 from ingest.pipeline import Accepted, Pipeline
 from ingest.quarantine import File, Refused, files_in, quarantine_folder
 from ingest.receiver import make_sources
-from ingest.runner import Stopping, run
+from ingest.runner import Stopping
 from ingest.settings import Settings
 from ingest.superseded import LastStates
 from schemas.times import rfc3339
@@ -74,7 +73,7 @@ class Wanted:
 
     def takes(self, file: File) -> bool:
         return (
-            (not self.ids or bool(self.ids & {file.ident, file.ident.rpartition("-")[2]}))
+            (not self.ids or bool(self.ids & {file.ident, file.nth}))
             and self.connection in (None, file.connection)
             and file.received_ms >= self.since_ms
         )
@@ -85,7 +84,7 @@ def _wanted_files(settings: Settings, wanted: Wanted) -> list[File]:
     folder = quarantine_folder(settings.eventlog.path)
     folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     found = [file for path in folders for file in files_in(path) if wanted.takes(file)]
-    return sorted(found, key=lambda file: file.ident)
+    return sorted(found, key=lambda file: file.order)
 
 
 # Looking
@@ -150,7 +149,7 @@ def _show(
             "" if refused is None else refused.via,
             file.reason,
             Text(diagnosis.text),
-            Text(file.ident.rpartition("-")[2], "dim"),
+            Text(file.nth, "dim"),
         )
     console.print()
     console.print(table)
@@ -180,10 +179,7 @@ def show_quarantined(settings: Settings, wanted: Wanted, *, reveal: bool, as_jso
         if as_json:
             print(orjson.dumps(told).decode())
             continue
-        for name, value in told.items():
-            text = orjson.dumps(value).decode() if isinstance(value, list) else value
-            print(f"{name + ':':<15} {'-' if text is None else text}")
-        print()
+        print_fields(told)
     return 0
 
 
@@ -217,13 +213,7 @@ class Requeued:
 def requeue(settings: Settings, wanted: Wanted, *, dry_run: bool, as_json: bool) -> int:
     """Verify again, and publish what does; 0 if nothing of it stays. Raises ConfigError."""
     work = _Requeue(settings, wanted)
-    with quietly(settings):
-        if dry_run:
-            code = run(work.count)
-        else:
-            with sole_owner(settings.eventlog.path, ROLE):
-                code = run(work.publish)
-    waiting = 0 if dry_run else waiting_in_spool(settings, ROLE)
+    code, waiting = carry_out(settings, ROLE, work, dry_run=dry_run)
     _report(work.done, dry_run=dry_run, waiting=waiting, as_json=as_json)
     return code or int(bool(work.done.stays or work.done.left or waiting))
 
@@ -376,9 +366,4 @@ def _report(done: Requeued, *, dry_run: bool, waiting: int, as_json: bool) -> No
         print(f"{done.superseded:>8,} of them were left out: the log has newer states")
     for word, count in done.stays.most_common():
         print(f"{count:>8,} stay: {word.replace('_', ' ')}")
-    if done.left:
-        print(f"{done.left:>8,} are left: run it again to go on")
-    if waiting:
-        print(f"{waiting:,} records wait for Kafka: `dialstream spool drain` brings them there")
-    if dry_run:
-        print("nothing was published")
+    print_rest(done.left, waiting, dry_run=dry_run)

@@ -20,24 +20,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.commands.reveal import readable
+from ingest.commands.reveal import print_fields, readable
 from ingest.commands.work import (
     AGAIN_S,
     BATCH,
     BATCH_BYTES,
     PUBLISH_S,
+    carry_out,
+    print_rest,
     progress_bar,
     quietly,
-    waiting_in_spool,
 )
-from ingest.errors import ConfigError, PublishError, UnreadableError
+from ingest.errors import PublishError, UnreadableError
 from ingest.eventlog.kinds import open_log, read_once
 from ingest.eventlog.log import Publisher, Record, StoredRecord, records_of
-from ingest.eventlog.ownership import sole_owner
 from ingest.providers import PROVIDERS
 from ingest.redrive import Kept, Redriver, Remade, Shelf, Shelved, StaysError, read_kept
 from ingest.rejects import group_topic, redriven_event, retry_request
-from ingest.runner import Stopping, run
+from ingest.runner import Stopping
 from ingest.settings import Settings
 from ingest.superseded import LastStates
 from schemas.times import now_ms
@@ -149,7 +149,7 @@ def show_reject(settings: Settings, wanted: Wanted, *, reveal: bool, as_json: bo
         if as_json:
             print(orjson.dumps(told).decode())
         else:
-            _print_fields(told)
+            print_fields(told)
     return 0
 
 
@@ -169,14 +169,6 @@ def _content(settings: Settings, kept: Kept) -> bytes:
         with suppress(UnreadableError):
             return PROVIDERS[connection.provider].payload_of(kept.body)
     return kept.body
-
-
-def _print_fields(told: Mapping[str, object]) -> None:
-    for name, value in told.items():
-        if isinstance(value, (list, tuple, dict)):
-            value = orjson.dumps(value).decode()  # noqa: PLW2901
-        print(f"{name + ':':<15} {'-' if value is None else value}")
-    print()
 
 
 # Redriving
@@ -203,13 +195,7 @@ class Redriven:
 def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, as_json: bool) -> int:
     """Publish what is readable now; 0 if nothing of what was wanted stays. Raises ConfigError."""
     work = _Redrive(settings, wanted)
-    with quietly(settings):
-        if dry_run:
-            code = run(work.count)
-        else:
-            with sole_owner(settings.eventlog.path, ROLE):
-                code = run(work.publish)
-    waiting = 0 if dry_run else waiting_in_spool(settings, ROLE)
+    code, waiting = carry_out(settings, ROLE, work, dry_run=dry_run)
     _report(work.done, wanted, dry_run=dry_run, waiting=waiting, as_json=as_json)
     return code or int(bool(work.done.stays or work.done.left or waiting))
 
@@ -232,9 +218,7 @@ class _Redrive:
         await self._go_through(stopping, None)
 
     async def publish(self, stopping: Stopping) -> None:
-        if self._wanted.group is not None:
-            _make_room(self._settings, self._wanted.topic)
-        async with open_log(self._settings, ROLE) as publisher:
+        async with open_log(self._settings, ROLE, also=[self._wanted.topic]) as publisher:
             await self._go_through(stopping, publisher)
 
     async def _go_through(self, stopping: Stopping, publisher: Publisher | None) -> None:
@@ -345,12 +329,7 @@ def _report(done: Redriven, wanted: Wanted, *, dry_run: bool, waiting: int, as_j
         print(f"{done.superseded:>8,} of them are not published: the log has newer states")
     for (reason, detail), count in done.stays.most_common():
         print(f"{count:>8,} stay: {reason}" + (f" ({detail})" if detail else ""))
-    if done.left:
-        print(f"{done.left:>8,} are left: run it again to go on")
-    if waiting:
-        print(f"{waiting:,} records wait for Kafka: `dialstream spool drain` brings them there")
-    if dry_run:
-        print("nothing was published")
+    print_rest(done.left, waiting, dry_run=dry_run)
 
 
 # Reading
@@ -375,17 +354,3 @@ async def _read_bodies(
         if wanted.ids & {kept.id, kept.digest}:
             last[kept.key] = kept
     return shelf, last
-
-
-def _make_room(settings: Settings, topic: str) -> None:
-    """Kafka's publisher knows our own topics, and those that have something in the spool."""
-    if settings.eventlog.kind == "kafka":
-        from ingest.eventlog.spool import spool_folder  # noqa: PLC0415 - Kafka's client is slow
-
-        try:
-            (spool_folder(settings.eventlog.path, ROLE) / topic).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            path = settings.eventlog.path
-            raise ConfigError(
-                f"eventlog.path: {path} cannot be written ({error.strerror})"
-            ) from None

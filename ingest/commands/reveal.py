@@ -1,4 +1,8 @@
-"""Foreign bytes for people: nothing in them that a terminal would obey."""
+"""What is known of one thing, for people: nothing in it that a terminal would obey."""
+
+from collections.abc import Mapping
+
+import orjson
 
 
 def readable(body: bytes) -> str:
@@ -8,3 +12,12 @@ def readable(body: bytes) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+
+
+def print_fields(told: Mapping[str, object]) -> None:
+    """A line each."""
+    for name, value in told.items():
+        if isinstance(value, (list, tuple, dict)):
+            value = orjson.dumps(value).decode()  # noqa: PLW2901
+        print(f"{name + ':':<15} {'-' if value is None else value}")
+    print()

@@ -1,11 +1,14 @@
 """What commands share that work through something and publish it."""
 
 from contextlib import AbstractContextManager, closing
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ingest.eventlog.ownership import sole_owner
 from ingest.logs import setup_logs
+from ingest.runner import Stopping, run
 from ingest.settings import Settings
 
 #: What is under way between two looks at whether it is durable; less than the log lets wait.
@@ -13,6 +16,37 @@ BATCH, BATCH_BYTES = 200, 8 * 1024 * 1024
 
 #: How long a batch may take, in seconds, and the pause before it is tried again.
 PUBLISH_S, AGAIN_S = 30.0, 1.0
+
+
+class Work(Protocol):
+    """Goes through something until it is done, or somebody has lost patience."""
+
+    async def count(self, stopping: Stopping) -> None: ...
+
+    async def publish(self, stopping: Stopping) -> None: ...
+
+
+def carry_out(settings: Settings, role: str, work: Work, *, dry_run: bool) -> tuple[int, int]:
+    """Count, or publish as the only one of a role; the exit code, and what waits for Kafka now.
+
+    Raises ConfigError.
+    """
+    with quietly(settings):
+        if dry_run:
+            return run(work.count), 0
+        with sole_owner(settings.eventlog.path, role):
+            code = run(work.publish)
+    return code, _waiting_in_spool(settings, role)
+
+
+def print_rest(left: int, waiting: int, *, dry_run: bool) -> None:
+    """What is still to be said of it to people."""
+    if left:
+        print(f"{left:>8,} are left: run it again to go on")
+    if waiting:
+        print(f"{waiting:,} records wait for Kafka: `dialstream spool drain` brings them there")
+    if dry_run:
+        print("nothing was published")
 
 
 def quietly(settings: Settings) -> AbstractContextManager[object]:
@@ -34,7 +68,7 @@ def progress_bar() -> Progress:
     )
 
 
-def waiting_in_spool(settings: Settings, role: str) -> int:
+def _waiting_in_spool(settings: Settings, role: str) -> int:
     """Records that Kafka has not taken yet."""
     if settings.eventlog.kind != "kafka":
         return 0

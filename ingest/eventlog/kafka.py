@@ -83,10 +83,10 @@ class KafkaPublisher:
         self.pace = Pace()
         self._lanes: dict[str, KafkaLane] = {}
 
-    async def open_lanes(self) -> None:
-        """Begin to drain what earlier runs have left."""
+    async def open_lanes(self, also: Sequence[str]) -> None:
+        """Begin to drain what earlier runs have left. ``also``: topics beside `TOPICS`."""
         left = {path.name for path in self.spool.folder.iterdir() if path.is_dir()}
-        for topic in [*TOPICS, *sorted(left - TOPICS.keys())]:
+        for topic in [*TOPICS, *sorted((left | {*also}) - TOPICS.keys())]:
             await asyncio.to_thread(self.spool.open, topic)
             self._open_lane(topic)
 
@@ -478,10 +478,12 @@ async def open_kafka(
     prefix: str,
     publish_timeout_s: float,
     spool_max_bytes: int,
+    also: Sequence[str] = (),
 ) -> AsyncIterator[KafkaPublisher]:
     """A publisher on a cluster that need not be there yet, with its spool in ``spool_folder``.
 
-    What was handed over is on Kafka or in the spool when it closes.
+    ``also``: topics that are written beside `TOPICS`. What was handed over is on Kafka or in the
+    spool when it closes.
     """
     spool = Spool(spool_folder, spool_max_bytes)
     connection = Connection(options, find_weak_topics)
@@ -492,7 +494,7 @@ async def open_kafka(
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(connection.keep()), tasks.create_task(_measure(spool))]
             try:
-                await publisher.open_lanes()
+                await publisher.open_lanes(also)
                 SPOOL.watch(spool)
                 yield publisher
             finally:

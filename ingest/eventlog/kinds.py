@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def open_log(settings: Settings, role: str) -> AsyncIterator[EventLog]:
+async def open_log(
+    settings: Settings, role: str, *, also: Sequence[str] = ()
+) -> AsyncIterator[EventLog]:
     """The way in; everything that was handed over is durable when it closes.
 
-    ``role``: whose it is; each has a spool of its own.
+    ``role``: whose it is; each has a spool of its own. ``also``: topics that are written beside
+    `TOPICS`, such as a group's rejects.
     """
     if settings.eventlog.kind == "journal":
         async with open_journal(settings.eventlog.path) as journal:
@@ -35,12 +38,14 @@ async def open_log(settings: Settings, role: str) -> AsyncIterator[EventLog]:
         return
     from ingest.eventlog.spool import spool_folder  # noqa: PLC0415
 
-    async with open_spool_log(settings, spool_folder(settings.eventlog.path, role)) as kafka:
+    async with open_spool_log(
+        settings, spool_folder(settings.eventlog.path, role), also=also
+    ) as kafka:
         yield kafka
 
 
 def open_spool_log(
-    settings: Settings, folder: Path
+    settings: Settings, folder: Path, *, also: Sequence[str] = ()
 ) -> "AbstractAsyncContextManager[KafkaPublisher]":
     """Kafka with the spool in ``folder``, which is drained while it is open."""
     from ingest.eventlog.cluster import client_options, weak_topics  # noqa: PLC0415
@@ -54,6 +59,7 @@ def open_spool_log(
         prefix=kafka.topic_prefix,
         publish_timeout_s=kafka.publish_timeout_s,
         spool_max_bytes=settings.eventlog.spool_max_bytes,
+        also=also,
     )
 
 

@@ -12,16 +12,13 @@ from ingest.runner import Stopping
 from tests.ingest.commands.on_kafka import run_here
 from tests.kit import Product, Ran
 
-_MODULES = ("ingest.commands.rejects", "ingest.commands.quarantine")
-
 
 def run_quietly(product: Product, *arguments: str) -> Ran:
     """As `run_here`; the process keeps its own signals and logs."""
     with ExitStack() as stack:
         stack.enter_context(capture_logs())
         stack.enter_context(patch("ingest.commands.work.setup_logs", lambda *_: io.StringIO()))
-        for module in _MODULES:
-            stack.enter_context(patch(f"{module}.run", _run))
+        stack.enter_context(patch("ingest.commands.work.run", _run))
         return run_here(product, *arguments)
 
 
