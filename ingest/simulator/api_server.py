@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uvicorn
@@ -173,6 +174,34 @@ class ApiServer:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+
+
+class Served:
+    """A simulated provider with an API, which may go down and come up again."""
+
+    _server: ApiServer
+
+    @property
+    def base_url(self) -> str:
+        """Scheme, host and port of the API, for `base_url` in the settings."""
+        return self._server.base_url
+
+    @asynccontextmanager
+    async def serving(self, port: int) -> AsyncIterator[None]:
+        """Answer in the block; at 0 on a port that is free."""
+        await self._server.open(port)
+        try:
+            yield
+        finally:
+            await self._server.close()
+
+    async def go_down(self) -> None:
+        """Let nobody connect to the API any more, and break off who is connected."""
+        await self._server.close()
+
+    async def come_up(self) -> None:
+        """Serve the API again, at the same address."""
+        await self._server.open()
 
 
 class _Connection(HttpToolsProtocol):

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ingest.simulator.api_server import PROXY_PAGE, ApiServer, Asked, Front
+from ingest.simulator.api_server import PROXY_PAGE, ApiServer, Asked, Front, Served
 from ingest.simulator.dialedin import Floor, NoError
 from ingest.simulator.faults import Faults
 
@@ -51,7 +51,7 @@ class Heard:
     given: Mapping[str, str]
 
 
-class SimulatedDialedIn:
+class SimulatedDialedIn(Served):
     """What tests and people see of a running one; made by `simulated_dialedin`."""
 
     def __init__(
@@ -89,27 +89,6 @@ class SimulatedDialedIn:
         self._server = ApiServer(
             Front(faults, self.requests, self._refuse, app, self.answers), faults
         )
-
-    @property
-    def base_url(self) -> str:
-        """Scheme, host and port, for `base_url` in the settings."""
-        return self._server.base_url
-
-    @asynccontextmanager
-    async def running(self, port: int) -> AsyncIterator[None]:
-        await self._server.open(port)
-        try:
-            yield
-        finally:
-            await self._server.close()
-
-    async def go_down(self) -> None:
-        """Let nobody connect any more, and break off who is connected."""
-        await self._server.close()
-
-    async def come_up(self) -> None:
-        """Serve again, at the same address."""
-        await self._server.open()
 
     def sent(self, action: str) -> list[Mapping[str, str]]:
         """What was given with each command of an action, in order."""
@@ -191,5 +170,5 @@ async def simulated_dialedin(
     dialedin = SimulatedDialedIn(
         Floor(frozenset(campaigns)), faults, token=token, account=account, remember=remember
     )
-    async with dialedin.running(port):
+    async with dialedin.serving(port):
         yield dialedin

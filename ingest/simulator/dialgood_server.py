@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ingest.simulator.api_server import ApiServer, Asked, Front, Refusal, Window, weather
+from ingest.simulator.api_server import ApiServer, Asked, Front, Refusal, Served, Window, weather
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialgood import (
     Agent,
@@ -45,7 +45,7 @@ _ZONE = "Australia/Melbourne"
 _PATH = "/partner/v1/agents"
 
 
-class SimulatedDialgood:
+class SimulatedDialgood(Served):
     """What tests and people see of a running one; made by `simulated_dialgood`."""
 
     def __init__(
@@ -107,27 +107,6 @@ class SimulatedDialgood:
         self._server = ApiServer(
             Front(faults, self.requests, self._refuse, app, self.answers), faults
         )
-
-    @property
-    def base_url(self) -> str:
-        """Scheme, host and port, for `base_url` in the settings."""
-        return self._server.base_url
-
-    @asynccontextmanager
-    async def running(self, port: int) -> AsyncIterator[None]:
-        await self._server.open(port)
-        try:
-            yield
-        finally:
-            await self._server.close()
-
-    async def go_down(self) -> None:
-        """Let nobody connect any more, and break off who is connected."""
-        await self._server.close()
-
-    async def come_up(self) -> None:
-        """Serve again, at the same address."""
-        await self._server.open()
 
     async def step(self, s: float) -> None:
         """Move a clock without a pace."""
@@ -382,7 +361,7 @@ async def simulated_dialgood(
         requests_per_s=requests_per_s,
         remember=remember,
     )
-    async with dialgood.running(port):
+    async with dialgood.serving(port):
         yield dialgood
 
 

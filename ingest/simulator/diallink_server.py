@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ingest.simulator.api_server import ApiServer, Asked
+from ingest.simulator.api_server import ApiServer, Asked, Served
 from ingest.simulator.clock import Clock
 from ingest.simulator.diallink import call_record, key_id
 from ingest.simulator.diallink_delivery import (
@@ -24,7 +24,7 @@ from ingest.simulator.story import COMPRESSED, Tempo
 from ingest.simulator.world import World
 
 
-class SimulatedDialLink:
+class SimulatedDialLink(Served):
     """What tests and people see of a running one; made by `simulated_diallink`."""
 
     def __init__(
@@ -77,11 +77,6 @@ class SimulatedDialLink:
         self.answers: Counter[str] = self._rest.sums
         self.deliveries: Counter[str] = self._deliveries.sums
 
-    @property
-    def base_url(self) -> str:
-        """Scheme, host and port, for `base_url` in the settings."""
-        return self._server.base_url
-
     @asynccontextmanager
     async def running(self, happenings: Iterator[Happening], port: int) -> AsyncIterator[None]:
         """Serve, while all this happens."""
@@ -92,14 +87,6 @@ class SimulatedDialLink:
         finally:
             self._deliveries.close()
             await self._server.close()
-
-    async def go_down(self) -> None:
-        """Let nobody connect any more, and break off who is connected."""
-        await self._server.close()
-
-    async def come_up(self) -> None:
-        """Serve again, at the same address."""
-        await self._server.open()
 
     def happen(self, happening: Happening) -> None:
         """Notify of something now, whatever the story says."""

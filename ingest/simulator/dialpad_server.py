@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from ingest.simulator.api_server import HOST, ApiServer, Asked
+from ingest.simulator.api_server import HOST, ApiServer, Asked, Served
 from ingest.simulator.clock import Clock
 from ingest.simulator.dialpad import MAX_LAG_MS
 from ingest.simulator.dialpad_delivery import Deliveries, Delivery
@@ -36,7 +36,7 @@ EVERYTHING: Sequence[tuple[str, dict[str, Any]]] = (
 T = TypeVar("T", Webhook, Websocket)
 
 
-class SimulatedDialpad:
+class SimulatedDialpad(Served):
     """What tests and people see of a running one; made by `simulated_dialpad`."""
 
     def __init__(
@@ -75,7 +75,7 @@ class SimulatedDialpad:
             self.requests,
             page_size,
         )
-        self._api = ApiServer(self._rest, faults)
+        self._server = ApiServer(self._rest, faults)
         #: How many are connected is its length.
         self.sockets = Sockets(HOST, clock, self.resources, faults)
         self._deliveries = Deliveries(
@@ -90,15 +90,10 @@ class SimulatedDialpad:
         #: Set once a story that has an end was told.
         self.told = asyncio.Event()
 
-    @property
-    def base_url(self) -> str:
-        """Scheme, host and port of the API, for `base_url` in the settings."""
-        return self._api.base_url
-
     @asynccontextmanager
     async def running(self, happenings: Iterator[Happening], port: int) -> AsyncIterator[None]:
         """Serve, while all this happens."""
-        await self._api.open(port)
+        await self._server.open(port)
         await self.sockets.open(0)
         self.resources.sockets_url = f"ws://{HOST}:{self.sockets.port}"
         try:
@@ -108,14 +103,6 @@ class SimulatedDialpad:
             self._deliveries.close()
             await self.sockets.close()
             await self.go_down()
-
-    async def go_down(self) -> None:
-        """Let nobody connect to the API any more, and break off who is connected."""
-        await self._api.close()
-
-    async def come_up(self) -> None:
-        """Serve the API again, at the same address."""
-        await self._api.open()
 
     def happen(self, happening: Happening) -> None:
         """Let something happen now, whatever the story says."""
