@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,12 +23,6 @@ from tests.conftest import MakeProduct
 from tests.consumers.poll.fakes import Call
 from tests.consumers.poll.small_dialpad import SmallDialpad
 from tests.kit import SCRIPT, Product, Ran, assert_no_traceback, clean_environment
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
 
 
 @pytest.fixture

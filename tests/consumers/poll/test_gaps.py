@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -253,12 +253,6 @@ async def test_a_log_that_fails_is_read_anew_and_what_is_closed_stays_closed() -
 
 
 # The process
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
 
 
 def put(path: Path, *events: Event) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,6 @@ from tests.consumers.poll.small_dialpad import SmallDialpad
 from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
 from tests.kit import Product
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
 
 
 def recorded(product: Product) -> Counter[str]:

@@ -4,7 +4,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,6 @@ import pytest
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialpad import KEY, SmallDialpad
 from tests.kit import Product, run
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
 
 
 def poll_with(make_product: MakeProduct, dialpad: SmallDialpad, **poll: Any) -> Product:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,38 +16,11 @@ from schemas.times import now_ms
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialgood import SmallDialgood
 from tests.consumers.poll.small_dialpad import HOUR_MS, SmallDialpad
-from tests.kit import SECRET, Product, sign
+from tests.consumers.reconcile.processes import push, up_with
+from tests.kit import SECRET, Product
 
 #: No pass but the first, and those of gaps.
 SELDOM_S = 3600.0
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
-
-
-def up_with(make_product: MakeProduct, connection: dict[str, Any], **reconcile: Any) -> Product:
-    return make_product(
-        command=("up",),
-        settings={
-            "connections": {"acme": connection},
-            "reconcile": {"settle_s": 1, "since": "2020-01-01T00:00:00Z", **reconcile},
-        },
-    )
-
-
-def push(product: Product, item: dict[str, Any]) -> None:
-    """The end of a call of Dialpad's list, as it would have been posted."""
-    times = ("date_started", "date_rang", "date_connected", "date_ended", "event_timestamp")
-    payload = {
-        **item,
-        "state": "hangup",
-        "call_id": int(item["call_id"]),
-        **{name: int(item[name]) for name in times},
-    }
-    assert product.post(sign(payload)).status == 204
 
 
 def wait_for(holds: Callable[[], Any], product: Product) -> Any:

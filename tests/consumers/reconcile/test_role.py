@@ -2,43 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialpad import SmallDialpad
-from tests.kit import SECRET, Product, sign
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
-
-
-def product_with(make_product: MakeProduct, dialpad: SmallDialpad, **reconcile: Any) -> Product:
-    connection = {**dialpad.connection(), "secrets": [SECRET]}
-    return make_product(
-        command=("up",),
-        settings={
-            "connections": {"acme": connection},
-            "reconcile": {"settle_s": 1, "since": "2020-01-01T00:00:00Z", **reconcile},
-        },
-    )
-
-
-def push(product: Product, item: dict[str, Any]) -> None:
-    """The end of a call of Dialpad's list, as it would have been posted."""
-    times = ("date_started", "date_rang", "date_connected", "date_ended", "event_timestamp")
-    payload = {
-        **item,
-        "state": "hangup",
-        "call_id": int(item["call_id"]),
-        **{name: int(item[name]) for name in times if item.get(name)},
-    }
-    assert product.post(sign(payload)).status == 204
+from tests.consumers.reconcile.processes import push, up_with
+from tests.kit import SECRET, Product
 
 
 def verdicts(product: Product) -> dict[str, str]:
@@ -65,7 +37,7 @@ def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
 ) -> None:
     dialpad.add(6, hours_ago=1)
     pushed, lost = dialpad.calls[:4], dialpad.calls[4:]
-    product = product_with(make_product, dialpad).start()
+    product = up_with(make_product, {**dialpad.connection(), "secrets": [SECRET]}).start()
     for item in pushed:
         push(product, item)
     wanted = {str(item["call_id"]): "matched" for item in pushed}
@@ -96,7 +68,7 @@ def test_what_became_of_calls_can_be_asked_for(
     make_product: MakeProduct, dialpad: SmallDialpad
 ) -> None:
     dialpad.add(3, hours_ago=3)
-    product = product_with(make_product, dialpad).start()
+    product = up_with(make_product, {**dialpad.connection(), "secrets": [SECRET]}).start()
     push(product, dialpad.calls[0])
     wrong = {
         **dialpad.calls[1],

@@ -1,22 +1,14 @@
 """`dialstream up` where one connection is pushed, and another one has records of the same calls."""
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialpad import SmallDialpad
-from tests.consumers.reconcile.test_role import push, verdicts, wait_for
+from tests.consumers.reconcile.processes import push
+from tests.consumers.reconcile.test_role import verdicts, wait_for
 from tests.kit import SECRET, Product
 
 MINUTE_MS = 60_000
-
-
-@pytest.fixture
-def dialpad() -> Iterator[SmallDialpad]:
-    with SmallDialpad() as serving:
-        yield serving
 
 
 def counterparts(product: Product) -> set[tuple[str, str]]:

@@ -33,6 +33,17 @@ def nth(call: Call) -> int:
     return int(call.custom_data or "-1")
 
 
+def noting(log: Log, seen: list[int]) -> Subscriber:
+    """One that notes which calls it was given, by their number."""
+    subscriber = Subscriber(group="crm", settings=log.settings)
+
+    @subscriber.on(Call)
+    async def note(call: Call) -> None:
+        seen.append(nth(call))
+
+    return subscriber
+
+
 async def test_a_handler_gets_what_is_on_the_log_and_where_it_is(log: Log) -> None:
     subscriber = Subscriber(group="crm", settings=log.settings)
     calls: list[Call] = []
@@ -87,18 +98,9 @@ async def test_only_what_was_asked_for_is_handed_out(log: Log) -> None:
 async def test_a_group_goes_on_where_it_was(log: Log) -> None:
     seen: list[int] = []
 
-    def make() -> Subscriber:
-        subscriber = Subscriber(group="crm", settings=log.settings)
-
-        @subscriber.on(Call)
-        async def note(call: Call) -> None:
-            seen.append(nth(call))
-
-        return subscriber
-
     for first in (0, 20, 40):
         await log.write([call(f"leg{n % 3}", n) for n in range(first, first + 20)])
-        async with running(make()) as task:
+        async with running(noting(log, seen)) as task:
             upto = first + 20
             await until(lambda: len(seen) >= upto, task)  # noqa: B023 - it is waited for here
     assert sorted(seen) == list(range(60))  # stopped in good order, nothing came twice
@@ -430,22 +432,13 @@ async def test_stopping_lets_end_what_has_begun_and_no_more(log: Log) -> None:
 async def test_what_was_deleted_unread_is_told_as_a_gap(log: Log) -> None:
     seen: list[int] = []
 
-    def make() -> Subscriber:
-        subscriber = Subscriber(group="crm", settings=log.settings)
-
-        @subscriber.on(Call)
-        async def note(call: Call) -> None:
-            seen.append(nth(call))
-
-        return subscriber
-
     await log.write([call("1", 0)])
-    async with running(make()) as task:
+    async with running(noting(log, seen)) as task:
         await until(lambda: seen == [0], task)
     await log.write([call("1", n) for n in range(1, 5)])
     await log.delete_all("calls")
     await log.write([call("1", 5)])
-    async with running(make()) as task:
+    async with running(noting(log, seen)) as task:
         await until(lambda: 5 in seen, task)
         while not (gaps := await read_all(log, "gaps")):
             assert not task.done()
