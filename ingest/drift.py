@@ -5,8 +5,10 @@ value looks like; never with the value. `dialstream drift` shows it.
 """
 
 import asyncio
+import itertools
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,25 @@ log = structlog.get_logger()
 #: So many different ones of a connection; who sends more sends names that are made of content.
 MAX_A_CONNECTION = 500
 
+#: The name of all that is beyond, a line for each subject and what it is.
+OTHERS = "…"
+
+#: So many of one event are looked at: whoever sends more must not keep other deliveries waiting.
+_MOST_OF_AN_EVENT = 100
+
 _LONGEST_NAME = 64
 _LONGEST_SAMPLE = 40
 
-#: What a provider calls its fields, and its states; anything else may be what somebody has said.
+#: So far down, and among so many values of a level, a field's value is looked for.
+_DEEPEST_SAMPLE = 5
+_WIDEST_SAMPLE = 200
+
+#: What a provider calls its fields, and its states; anything else may be what somebody has said,
+#: or an id.
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-_WORD = re.compile(r"[A-Z]?[a-z]+([_. -][A-Z]?[a-z]+)*|[A-Z]+([_-][A-Z]+)*")
+_WORD = re.compile(r"([A-Z]?[a-z]+|[A-Z]+)[0-9]*(([_. -]([A-Z]?[a-z]+|[A-Z]+)|[A-Z][a-z]+)[0-9]*)*")
+_MOST_DIGITS = 4
+_MOST_SPACES = 3
 
 #: These name a field; others a word that stands in one.
 _IN_FIELDS = ("field", "type")
@@ -62,50 +77,67 @@ class Radar:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str, str, str, str], Sighting] = {}
+        self._counts: Counter[str] = Counter()
         self._path: Path | None = None
         self._changed = False
 
     def note(self, event: Event) -> None:
-        """Take in what is surprising in an event that is stored."""
-        for what, given in event.surprises:
+        """Take in what is surprising in an event that is stored: all, or a hundred of it."""
+        raw: Any = None
+        for what, given in event.surprises[:_MOST_OF_AN_EVENT]:
             name = _name(given, _FIELD if what in _IN_FIELDS else _WORD)
-            provider, connection, subject = event.provider, event.connection, event.subject_kind
-            key = provider, connection, subject, what, name
-            seen = self._seen.get(key)
+            about = event.provider, event.connection, event.subject_kind, what
+            seen = self._seen.get((*about, name))
+            if seen is None and self._counts[event.connection] >= MAX_A_CONNECTION:
+                name = OTHERS
+                seen = self._seen.get((*about, name))
             if seen is not None:
                 seen.count += 1
-                seen.last_ms = event.recorded_ms
-            elif self.count(connection) < MAX_A_CONNECTION:
-                self._seen[key] = Sighting(
-                    *key,
-                    first_ms=event.recorded_ms,
-                    last_ms=event.recorded_ms,
-                    count=1,
-                    sample=_sample(event, given) if what in _IN_FIELDS else "",
-                )
-                # Its name may be what somebody has said; the command tells it to who asks.
-                log.info("drift_seen", connection=connection, kind=subject, what=what)
+                seen.last_ms = max(seen.last_ms, event.recorded_ms)
+                continue
+            sample = ""
+            if what in _IN_FIELDS and name != OTHERS:
+                raw = _parsed(event) if raw is None else raw
+                sample = _sample(raw, given)
+            self._seen[*about, name] = Sighting(
+                *about,
+                name,
+                first_ms=event.recorded_ms,
+                last_ms=event.recorded_ms,
+                count=1,
+                sample=sample,
+            )
+            self._counts[event.connection] += 1
+            # Its name may be what somebody has said; the command tells it to who asks.
+            log.info("drift_seen", connection=event.connection, kind=event.subject_kind, what=what)
         self._changed = True
 
     @property
-    def connections(self) -> set[str]:
-        """Those at which something was seen."""
-        return {seen.connection for seen in self._seen.values()}
-
-    def count(self, connection: str) -> int:
-        """How many different ones were seen there."""
-        return sum(seen.connection == connection for seen in self._seen.values())
+    def counts(self) -> Mapping[str, int]:
+        """How many different ones were seen, by connection."""
+        return self._counts
 
     def open(self, path: Path) -> None:
         """Go on with what a file tells; one that cannot be read is begun anew."""
         self._path = path
-        self._seen = {each.key: each for each in _read(path)}
+        try:
+            seen = _read(path)
+        except (OSError, ValueError) as error:
+            log.warning("drift_unreadable", path=str(path), error=type(error).__name__)
+            seen = []
+        self._seen = {each.key: each for each in seen}
+        self._counts = Counter(each.connection for each in seen)
 
     async def save(self) -> None:
         """Write what has changed. Raises OSError."""
         if self._changed and self._path is not None:
             self._changed = False
-            await asyncio.to_thread(_write, self._path, msgspec.json.encode([*self._seen.values()]))
+            content = msgspec.json.encode([*self._seen.values()])
+            try:
+                await asyncio.to_thread(_write, self._path, content)
+            except OSError:
+                self._changed = True
+                raise
 
 
 RADAR = Radar()
@@ -117,18 +149,27 @@ def drift_folder(path: Path) -> Path:
     return path / "drift"
 
 
-def all_sightings(path: Path) -> list[Sighting]:
-    """What all processes on a data directory have seen, the newest first."""
+def all_sightings(path: Path) -> tuple[list[Sighting], list[Path]]:
+    """What all processes on a data directory have seen, the newest first.
+
+    And the files that cannot be read.
+    """
     found: dict[tuple[str, str, str, str, str], Sighting] = {}
+    unreadable = []
     for file in sorted(drift_folder(path).glob("*.json")):
-        for seen in _read(file):
+        try:
+            sightings = _read(file)
+        except (OSError, ValueError):
+            unreadable.append(file)
+            continue
+        for seen in sightings:
             known = found.setdefault(seen.key, seen)
             if known is not seen:
                 known.count += seen.count
                 known.last_ms = max(known.last_ms, seen.last_ms)
                 if seen.first_ms < known.first_ms:
                     known.first_ms, known.sample = seen.first_ms, seen.sample
-    return sorted(found.values(), key=lambda seen: (-seen.first_ms, seen.key))
+    return sorted(found.values(), key=lambda seen: (-seen.first_ms, seen.key)), unreadable
 
 
 def look_of(value: object) -> str:
@@ -152,37 +193,51 @@ def _mask(letter: str) -> str:
         return "9"
     if letter.isalpha():
         return "X" if letter.isupper() else "x"
-    return letter if letter.isprintable() else "?"
+    # Of the rest, an emoji or a vowel sign may say something, too.
+    return letter if letter.isascii() and letter.isprintable() else "?"
 
 
 def _name(name: str, usual: re.Pattern[str]) -> str:
     """As the provider has it, if it looks like a name."""
-    if len(name) <= _LONGEST_NAME and usual.fullmatch(name):
+    if (
+        len(name) <= _LONGEST_NAME
+        and usual.fullmatch(name)
+        and sum(map(str.isdigit, name)) <= _MOST_DIGITS
+        and name.count(" ") <= _MOST_SPACES
+    ):
         return name
     return look_of(name)
 
 
-def _sample(event: Event, name: str) -> str:
-    """What the value of a field looks like, where it stands at the top or one level below."""
+def _parsed(event: Event) -> object:
     try:
-        raw: Any = orjson.loads(event.raw or b"")
+        return orjson.loads(event.raw or b"{}")
     except ValueError:
-        return ""
-    if not isinstance(raw, dict):
-        return ""
-    for at in (raw, *raw.values()):
-        if isinstance(at, dict) and name in at:
-            return look_of(at[name])
+        return {}
+
+
+def _sample(value: object, name: str) -> str:
+    """What the value of a field looks like, at the place that is nearest to the top."""
+    level = [value]
+    for _ in range(_DEEPEST_SAMPLE):
+        for at in level:
+            if isinstance(at, dict) and name in at:
+                return look_of(at[name])
+        inner = (
+            inner
+            for at in level
+            if isinstance(at, (dict, list))
+            for inner in (at.values() if isinstance(at, dict) else at)
+        )
+        level = [*itertools.islice(inner, _WIDEST_SAMPLE)]
     return ""
 
 
-def _read(path: Path) -> Iterable[Sighting]:
+def _read(path: Path) -> Sequence[Sighting]:
+    """What a file tells, nothing if there is none. Raises OSError; ValueError if it is damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[Sighting])
     except FileNotFoundError:
-        return []
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        log.warning("drift_unreadable", path=str(path), error=type(error).__name__)
         return []
 
 

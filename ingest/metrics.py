@@ -172,8 +172,8 @@ class Tallies(Collector):
             "Different fields, words and types that we have no place or word for, seen so far.",
             labels=["connection"],
         )
-        for connection in RADAR.connections:
-            drift.add_metric([connection], RADAR.count(connection))
+        for connection, different in RADAR.counts.items():
+            drift.add_metric([connection], different)
         return received, deliveries, stale, answers, drift, *counts.values()
 
 

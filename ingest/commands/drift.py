@@ -1,5 +1,6 @@
 """`dialstream drift`: what the providers send that nobody has told us of."""
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.drift import Sighting, all_sightings
+from ingest.drift import OTHERS, Sighting, all_sightings
 from ingest.settings import Settings
 from schemas.times import rfc3339
 
@@ -17,12 +18,18 @@ _WORDS = {"field": "new field", "type": "another type", "hint": "address says"}
 
 
 def show_drift(settings: Settings, *, connection: str | None, since_ms: int, as_json: bool) -> int:
-    """Print what was seen first since then, milliseconds since 1970; 1 if that is something."""
+    """Print what was seen first since then, milliseconds since 1970.
+
+    1 if that is something, or if a file that may tell of it cannot be read.
+    """
+    sightings, unreadable = all_sightings(settings.eventlog.path)
     found = [
         seen
-        for seen in all_sightings(settings.eventlog.path)
+        for seen in sightings
         if seen.first_ms >= since_ms and connection in (None, seen.connection)
     ]
+    for path in unreadable:
+        print(f"{path} cannot be read: what it tells is not shown", file=sys.stderr)
     if as_json:
         for seen in found:
             times = {"first": rfc3339(seen.first_ms), "last": rfc3339(seen.last_ms)}
@@ -30,9 +37,9 @@ def show_drift(settings: Settings, *, connection: str | None, since_ms: int, as_
             print(orjson.dumps({**told, **times}).decode())
     elif found:
         Console(highlight=False).print(_table(found))
-    else:
+    elif not unreadable:
         Console(highlight=False).print("Nothing new: every field, word and type is known.")
-    return int(bool(found))
+    return int(bool(found or unreadable))
 
 
 def _table(found: Sequence[Sighting]) -> Table:
@@ -47,7 +54,7 @@ def _table(found: Sequence[Sighting]) -> Table:
             f"{seen.provider}/{seen.connection}",
             seen.subject,
             _WORDS.get(seen.what, f"new {seen.what.replace('_', ' ')}"),
-            Text(seen.name, "bold"),
+            Text("… and others" if seen.name == OTHERS else seen.name, "bold"),
             Text(seen.sample, "dim"),
             _when(seen.last_ms),
             f"{seen.count:,}",

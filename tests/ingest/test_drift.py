@@ -1,13 +1,15 @@
 """The drift radar: what is new at the providers is remembered, and nothing of its content."""
 
 import json
+from itertools import islice, product
 from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.drift import MAX_A_CONNECTION, Radar, all_sightings, drift_folder, look_of
+from ingest.drift import MAX_A_CONNECTION, OTHERS, Radar, all_sightings, drift_folder, look_of
 from schemas.event import Event
 from tests.conftest import MakeProduct
 from tests.kit import call, new_leg, sign
@@ -33,6 +35,11 @@ def event(*surprises: tuple[str, str], at_ms: int = T0, raw: bytes | None = None
     )
 
 
+def names(count: int) -> list[str]:
+    """Different ones, without digits."""
+    return ["".join(letters) for letters in islice(product(ascii_lowercase, repeat=3), count)]
+
+
 async def test_what_is_new_is_counted_and_outlives_the_process(tmp_path: Path) -> None:
     file = drift_folder(tmp_path) / "receiver.json"
     radar = Radar()
@@ -54,7 +61,7 @@ async def test_what_is_new_is_counted_and_outlives_the_process(tmp_path: Path) -
 
     assert [
         (seen.what, seen.name, seen.first_ms - T0, seen.last_ms - T0, seen.count, seen.sample)
-        for seen in all_sightings(tmp_path)
+        for seen in all_sightings(tmp_path)[0]
     ] == [
         ("field", "mood", 0, 5, 2, 'text "Xxxxx 9"'),
         ("state", "levitating", -7, 9, 3, ""),
@@ -64,9 +71,79 @@ async def test_what_is_new_is_counted_and_outlives_the_process(tmp_path: Path) -
 async def test_names_made_of_content_fill_nothing(tmp_path: Path) -> None:
     radar = Radar()
     radar.open(drift_folder(tmp_path) / "receiver.json")
-    for n in range(3 * MAX_A_CONNECTION):
-        radar.note(event(("field", f"n{n}")))
-    assert radar.count("acme") == MAX_A_CONNECTION
+    for name in names(3 * MAX_A_CONNECTION):
+        radar.note(event(("field", name)))
+    # What is beyond is one more, so that the operator knows that there is more.
+    assert radar.counts == {"acme": MAX_A_CONNECTION + 1}
+    await radar.save()
+    (others,) = (seen for seen in all_sightings(tmp_path)[0] if seen.name == OTHERS)
+    assert (others.what, others.count) == ("field", 2 * MAX_A_CONNECTION)
+
+    # Still so after a restart.
+    again = Radar()
+    again.open(drift_folder(tmp_path) / "receiver.json")
+    again.note(event(("field", "yet_another")))
+    assert again.counts == {"acme": MAX_A_CONNECTION + 1}
+
+
+async def test_one_event_with_a_crowd_of_new_names_costs_little(tmp_path: Path) -> None:
+    radar = Radar()
+    radar.open(drift_folder(tmp_path) / "receiver.json")
+    radar.note(event(*(("field", name) for name in names(1000))))
+    assert radar.counts == {"acme": 100}
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "shown"),
+    [
+        ("field", "iso_8601", "iso_8601"),
+        ("field", "contact_5551230001", 'text "xxxxxxx_9999999999"'),
+        ("field", "a1b2c3d4-e5f6", 'text "x9x9x9x9-x9x9"'),
+        ("field", "Ärger", 'text "Xxxxx"'),
+        ("state", "noAnswer", "noAnswer"),
+        ("state", "recap_v2", "recap_v2"),
+        ("state", "SMS_failed", "SMS_failed"),
+        ("state", "call centre closed early", "call centre closed early"),
+        ("state", "please call me back today", 'text "xxxxxx xxxx xx xxxx xxxxx"'),
+        ("state", "+15551230001", 'text "+99999999999"'),
+    ],
+)
+async def test_a_name_is_shown_if_it_is_one(
+    tmp_path: Path, what: str, name: str, shown: str
+) -> None:
+    radar = Radar()
+    radar.open(drift_folder(tmp_path) / "receiver.json")
+    radar.note(event((what, name)))
+    await radar.save()
+    assert [seen.name for seen in all_sightings(tmp_path)[0]] == [shown]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"mood": "Great 1"}',
+        b'{"contact": {"mood": "Great 1"}, "mind": {"mood_of": 7}}',
+        b'{"data": {"items": [{"id": 1}, {"of": {"mood": "Great 1"}}]}}',
+    ],
+)
+async def test_a_sample_is_taken_at_any_depth(tmp_path: Path, raw: bytes) -> None:
+    radar = Radar()
+    radar.open(drift_folder(tmp_path) / "receiver.json")
+    radar.note(event(("field", "mood"), raw=raw))
+    await radar.save()
+    assert [seen.sample for seen in all_sightings(tmp_path)[0]] == ['text "Xxxxx 9"']
+
+
+async def test_what_could_not_be_written_is_written_the_next_time(tmp_path: Path) -> None:
+    (tmp_path / "drift").write_bytes(b"")  # no folder
+    radar = Radar()
+    radar.open(drift_folder(tmp_path) / "receiver.json")
+    radar.note(event(("field", "mood")))
+    with pytest.raises(OSError, match="drift"):
+        await radar.save()
+    (tmp_path / "drift").unlink()
+    await radar.save()
+    assert [seen.name for seen in all_sightings(tmp_path)[0]] == ["mood"]
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
@@ -75,7 +152,20 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     file.write_bytes(b'[{"provider": 1')
     radar = Radar()
     radar.open(file)
-    assert radar.connections == set()
+    assert radar.counts == {}
+
+
+def test_a_file_that_cannot_be_read_is_no_sign_that_nothing_is_new(
+    make_product: MakeProduct,
+) -> None:
+    product = make_product()
+    file = drift_folder(product.data) / "receiver.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b'[{"provider": 1')
+    for options in ([], ["--json"]):
+        ran = product.run("drift", *options)
+        assert (ran.code, ran.stdout) == (1, "")
+        assert "receiver.json cannot be read" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -86,6 +176,7 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
         (-1234, "integer of 4 digits"),
         (1.5, "number"),
         ("+1 (415) Xy\n", 'text "+9 (999) Xx?"'),
+        ("so \N{PENSIVE FACE} नि", 'text "xx ? x?"'),
         ("a" * 41, f'text "{"x" * 40}…"'),
         ([], "list of 0"),
         ([1, "b"], "list of 2, first integer of 1 digits"),

@@ -15,6 +15,7 @@ from ingest.providers.dialgood.tables import (
     CALL_FIELDS,
     DIRECTIONS,
     FAILED,
+    METADATA_FIELDS,
     NEVER_ANSWERED,
     NORMALIZED,
     OUTCOMES,
@@ -140,6 +141,7 @@ def agent_versioned(reading: Reading, fields: Fields, agent_id: str) -> Event:
     if fields.id("agent_id") not in (None, agent_id):
         fields.surprises.append(("agent", "agent_id"))
     metadata = fields.object("metadata")
+    metadata.note_unknown(METADATA_FIELDS)
     changed_by = nobody()
     user, user_id = metadata.text("user"), metadata.id("userId")
     if user is not None or user_id is not None:

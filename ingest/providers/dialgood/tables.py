@@ -65,3 +65,6 @@ CALL_FIELDS = frozenset({"callDuration", "callStatus", "direction", "from", "to"
 VERSION_FIELDS = frozenset(
     {"agent_id", "commit_message", "metadata", "updates", "version_id", "version_number"}
 )
+
+#: Of a version's ``metadata``.
+METADATA_FIELDS = frozenset({"timestamp", "user", "userId"})

@@ -127,6 +127,8 @@ class CallPayload(Struct, forbid_unknown_fields=True):
 
 
 CALL_FIELDS = frozenset(CallPayload.__struct_fields__) | CLAIMS
+_WHO_FIELDS = frozenset(Who.__struct_fields__)
+_DETAILS_FIELDS = frozenset(Details.__struct_fields__)
 
 #: Of an item of the list of calls; https://developers.dialpad.com/reference/calllist
 RECORD_FIELDS = CALL_FIELDS | {"voicemail_share_link"}
@@ -190,6 +192,7 @@ def patient_call(fields: Fields, known: frozenset[str] = CALL_FIELDS) -> CallPay
 
 
 def _patient_who(fields: Fields) -> Who:
+    fields.note_unknown(_WHO_FIELDS)
     return Who(
         id=fields.id("id"),
         type=fields.text("type"),
@@ -206,6 +209,7 @@ def _patient_details(fields: Fields) -> list[Details]:
             fields.surprises.append(("type", "recording_details"))
             continue
         details = fields.inner(item)
+        details.note_unknown(_DETAILS_FIELDS)
         found.append(
             Details(
                 id=details.id("id"),

@@ -11,7 +11,7 @@ from typing import Any
 from ingest.errors import UnreadableError
 from ingest.fields import Fields
 from ingest.numbers import normalize_number
-from ingest.providers.dialpad.parties import party
+from ingest.providers.dialpad.parties import PARTY_FIELDS, party
 from ingest.providers.dialpad.tables import (
     AGENT_FIELDS,
     CARD_FIELDS,
@@ -86,6 +86,7 @@ def read_agent(fields: Fields) -> dict[str, Any]:
     """`schemas.agent.Agent` without ``raw``; raises UnreadableError without a target's id."""
     fields.note_unknown(AGENT_FIELDS)
     target = fields.object("target")
+    target.note_unknown(PARTY_FIELDS)
     word = fields.word("on_duty_status")
     return {
         "agent_id": target.key_id("id"),

@@ -18,7 +18,7 @@ from ingest.fields import Fields, by_size, read_object
 from ingest.providers.dialpad.calls import record_data
 from ingest.providers.dialpad.others import read_consent, read_contact, read_duty
 from ingest.providers.dialpad.parties import snake_kind
-from ingest.providers.dialpad.tables import TRANSCRIPT_FIELDS
+from ingest.providers.dialpad.tables import LINE_FIELDS, TRANSCRIPT_FIELDS
 from ingest.reading import Reading, unknown_call
 from schemas.call import CallState
 from schemas.event import Event, digest
@@ -83,6 +83,7 @@ def transcript_ready(reading: Reading, fields: Fields, call_id: str) -> Event | 
             fields.surprises.append(("type", "lines"))
             continue
         line = fields.inner(item)
+        line.note_unknown(LINE_FIELDS)
         content, name = line.text("content"), line.text("name")
         if content is not None and line.text("type") in _SPOKEN:
             lines.append(content if name is None else f"{name}: {content}")

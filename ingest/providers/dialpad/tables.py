@@ -184,3 +184,6 @@ DUTY_FIELDS = frozenset(
 )
 
 TRANSCRIPT_FIELDS = frozenset({"call_id", "lines"})
+
+#: Of an item of ``lines``.
+LINE_FIELDS = frozenset({"contact_id", "content", "name", "time", "type", "user_id"})
