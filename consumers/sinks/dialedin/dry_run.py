@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
+from consumers.render import masked
 from consumers.sinks.dialedin.events import MODELS, Rules
 from consumers.sinks.dialedin.ledger import glance
 from consumers.sinks.dialedin.role import ledger_path, sink_connections
@@ -26,9 +27,6 @@ from schemas.base import Model
 from schemas.subjects import SUBJECTS
 from schemas.times import now_ms, rfc3339
 from schemas.topics import TOPIC_OF
-
-#: Of a number, what is left to know it by.
-_SHOWN = 2
 
 
 class Intent(Struct):
@@ -72,10 +70,13 @@ async def _intents(settings: Settings, since_ms: int) -> list[Intent]:
     found: list[Intent] = []
     for name in sink_connections(settings):
         connection = settings.connections[name]
-        rules = Rules(connection, dict.fromkeys(connection.sink.rules, since_ms))
+        rules = Rules(connection, dict.fromkeys(connection.sink.rules, 0))
         models = {MODELS[rule] for rule in connection.sink.rules}
         commands: dict[str, Intent] = {}
         async for event in _events(settings, models, since_ms):
+            recorded_ms = round(event.envelope.recordedtime.timestamp() * 1000)
+            if recorded_ms < since_ms:
+                continue
             _, decision = rules.decide(event, now_ms)
             if not decision.commands and not decision.outside:
                 continue
@@ -83,7 +84,7 @@ async def _intents(settings: Settings, since_ms: int) -> list[Intent]:
                 connection=name,
                 told_by=event.connection,
                 type=event.type.removeprefix("dialstream."),
-                recorded_ms=round(event.envelope.recordedtime.timestamp() * 1000),
+                recorded_ms=recorded_ms,
             )
             for command in decision.commands:
                 # What was told once is not told again.
@@ -176,7 +177,7 @@ def _line(intent: Intent, *, reveal: bool) -> Text:
 
 
 def _number(number: str, *, reveal: bool) -> str:
-    return number if reveal else "…" + number[-_SHOWN:]
+    return number if reveal else masked(f"+1{number}") or ""
 
 
 def _fields(fields: Mapping[str, str], *, reveal: bool) -> dict[str, str]:

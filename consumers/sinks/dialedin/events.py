@@ -30,7 +30,7 @@ MODELS: Mapping[str, type[Model]] = {
     "update_on_contact": Contact,
 }
 
-#: Who was missed longer ago is not called back out of the blue: the lead is only stored.
+#: Whose call was over longer ago is not called back out of the blue: the lead is only stored.
 DIAL_WITHIN_MS = 3_600_000
 
 
@@ -38,9 +38,10 @@ class Rules:
     """The rules of one connection as they are set."""
 
     def __init__(self, connection: Connection, since_ms: Mapping[str, int]) -> None:
-        """``since_ms``: of each rule that is on, what was recorded before is none of its business.
+        """``since_ms``: of each rule that is on, what happened before is none of its business.
 
-        Milliseconds since 1970.
+        Milliseconds since 1970. What is told of a call happened when the call was over, and else
+        when it was recorded.
         """
         self.since_ms = since_ms
         self._dial = connection.sink.lead_dial
@@ -52,10 +53,10 @@ class Rules:
         rule, decision = self._decide(event)
         if not decision.commands and not decision.outside:
             return rule, decision
-        recorded_ms = round(event.envelope.recordedtime.timestamp() * 1000)
-        if recorded_ms < self.since_ms[rule]:
+        happened_ms = _happened_ms(event)
+        if happened_ms < self.since_ms[rule]:
             return rule, Decision(nothing="before_the_rule")
-        if clock_ms() - recorded_ms > DIAL_WITHIN_MS:
+        if clock_ms() - happened_ms > DIAL_WITHIN_MS:
             commands = tuple(
                 replace(each, dial=False) if isinstance(each, Lead) else each
                 for each in decision.commands
@@ -75,3 +76,11 @@ class Rules:
             )
         assert isinstance(data, Contact)
         return "update_on_contact", of_contact(event.id, data, self._names)
+
+
+def _happened_ms(event: Event[Model]) -> int:
+    at = event.envelope.recordedtime
+    if isinstance(event.data, Conversation):
+        # One that is read back, or of which something came later, is recorded long after the call.
+        at = min(at, event.data.ended_at or event.data.started_at or at)
+    return round(at.timestamp() * 1000)

@@ -30,8 +30,8 @@ STOP_WORDS = frozenset(
 #: Longer texts say more than that.
 _LONGEST_STOP = 100
 
-_AROUND = re.compile(r"^[\W_]+|[\W_]+$")
-_BETWEEN = re.compile(r"[\s-]+")
+#: Whatever is neither letter nor digit.
+_BETWEEN = re.compile(r"[\W_]+")
 
 #: What DialedIn takes: the digits behind +1.
 _PLUS_ONE = re.compile(r"\+1([2-9][0-9]{9})")
@@ -165,6 +165,7 @@ def of_contact(event_id: str, contact: Contact, names: Mapping[ContactField, str
 
 def is_stop(text: str) -> bool:
     """Whether a text says nothing but one of `STOP_WORDS`, whatever stands around it."""
+    text = text.strip()
     if len(text) > _LONGEST_STOP:
         return False
     plain = "".join(
@@ -172,7 +173,7 @@ def is_stop(text: str) -> bool:
         for char in unicodedata.normalize("NFKD", text)
         if not unicodedata.category(char).startswith(("M", "C")) or char.isspace()
     )
-    return _BETWEEN.sub(" ", _AROUND.sub("", plain)).upper() in STOP_WORDS
+    return _BETWEEN.sub(" ", plain).strip().upper() in STOP_WORDS
 
 
 def ten_digits(number: str | None) -> str | None:

@@ -14,6 +14,7 @@ from schemas.contact import Contact
 from schemas.conversation import Conversation
 from schemas.event import Event
 from schemas.message import Message
+from schemas.times import rfc3339
 
 #: 2026-09-21T14:13:20Z
 AT_MS = 1_790_000_000_000
@@ -67,12 +68,18 @@ def contact(*numbers: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def event(data: dict[str, Any], *, at_ms: int = AT_MS, nth: int = 1, via: str = "webhook") -> Event:
-    """As ``data`` looks, of connection acme; ``nth``: another one of the same."""
+def event(
+    data: dict[str, Any], *, at_ms: int = AT_MS, nth: int = 1, over_ms: int | None = None
+) -> Event:
+    """As ``data`` looks, of connection acme; ``nth``: another one of the same.
+
+    ``at_ms``: when it was recorded; ``over_ms``: when the call was over, if that was earlier.
+    """
     if "message_id" in data:
         subject, what, key = "message", "received", data["message_id"]
     elif "conversation_id" in data:
         subject, what, key = "conversation", "updated", data["conversation_id"]
+        data = {**data, "ended_at": rfc3339(at_ms if over_ms is None else over_ms)}
     elif "contact_id" in data:
         subject, what, key = "contact", "updated", data["contact_id"]
     else:
@@ -85,7 +92,7 @@ def event(data: dict[str, Any], *, at_ms: int = AT_MS, nth: int = 1, via: str = 
         key=f"acme/{key}",
         time_ms=at_ms,
         recorded_ms=at_ms,
-        via=via,
+        via="webhook",
         provider="dialpad",
         connection="acme",
         data=data,

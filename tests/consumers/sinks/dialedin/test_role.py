@@ -304,18 +304,24 @@ def test_dry_run_shows_what_would_be_told_and_tells_nobody(
         event(conversation(recap={"summary": "x"}), at_ms=at_ms + 3, nth=2),
         event(contact("+15551230007", "+447700900001"), at_ms=at_ms + 4),
         event(consent(number="+15551230009"), at_ms=at_ms - 40 * 3_600_000),
+        event(
+            conversation("1102", external={"number": "+15551230008"}),
+            at_ms=at_ms + 5,
+            over_ms=at_ms - 40 * 3_600_000,
+        ),
     )
     ran = product.run("sink", "--dry-run")
     assert (ran.code, ran.stderr) == (0, "")
     for hidden in ("5551230001", "5551230007", "447700900001", "Example", "Customer", "New"):
         assert hidden not in ran.stdout
     lines = ran.stdout.splitlines()
-    assert len(lines) == 5
-    assert "InsertDnc …01" in lines[0]
-    assert "InjectLead …01  stored only" in lines[1]
-    assert "UpdateLead …07" in lines[2] + lines[3]
+    assert len(lines) == 6
+    assert "InsertDnc +1…0001" in lines[0]
+    assert "InjectLead +1…0001  stored only" in lines[1]
+    assert "UpdateLead +1…0007" in lines[2] + lines[3]
     assert "none of +1" in lines[2] + lines[3]
-    assert lines[4].startswith("3 command(s)")
+    assert "InjectLead +1…0008" in lines[4]
+    assert lines[5].startswith("4 command(s)")
 
     shown = product.run("sink", "--dry-run", "--reveal", "--json", "--since", "7d")
     told = [json.loads(line) for line in shown.stdout.splitlines()]
@@ -325,6 +331,7 @@ def test_dry_run_shows_what_would_be_told_and_tells_nobody(
         ("InjectLead", "5551230001"),
         (None, None),
         ("UpdateLead", "5551230007"),
+        ("InjectLead", "5551230008"),
     ]
     assert told[2]["fields"]["FirstName"] == "Example"
     assert told[2]["dial"] is False

@@ -65,6 +65,10 @@ NAMES: Any = {"first_name": "FirstName", "last_name": "LastName"}
         "OptOut",
         "opt out",
         "Opt-Out",
+        "Opt\u2013out",
+        "opt\u2011out",
+        "opt_out",
+        "STOP" + "\r\n" * 200,
         "(revoke)",
         "Arrêt",
     ],
@@ -94,7 +98,7 @@ def test_texts_that_only_say_stop(text: str) -> None:
         "UNSTOP",
         "yes",
         "END" * 50,
-        "STOP" + " " * 200,
+        "STOP" + "!" * 200,
     ],
 )
 def test_texts_that_say_something_else(text: str) -> None:
@@ -326,6 +330,22 @@ def test_nobody_is_called_back_out_of_the_blue() -> None:
         [lead] = found.commands
         assert isinstance(lead, Lead)
         assert lead.dial is dial
+
+
+def test_a_call_that_was_over_long_ago_is_old_however_late_it_was_recorded() -> None:
+    """As when it is read back, or when its transcript comes."""
+    old_ms = AT_MS - DIAL_WITHIN_MS - 1
+    late = event(conversation(), at_ms=AT_MS, over_ms=old_ms)
+    [lead] = decide(rules(lead_dial=True), late).commands
+    assert isinstance(lead, Lead)
+    assert not lead.dial
+    assert decide(rules(old_ms, lead_dial=True), late).commands
+    assert decide(rules(old_ms + 1), late) == Decision(nothing="before_the_rule")
+    # Nor does a clock that is ahead make it newer.
+    ahead = event(conversation(), at_ms=AT_MS, over_ms=AT_MS + 10 * DIAL_WITHIN_MS)
+    [lead] = decide(rules(lead_dial=True), ahead, AT_MS + DIAL_WITHIN_MS + 1).commands
+    assert isinstance(lead, Lead)
+    assert not lead.dial
 
 
 @given(
