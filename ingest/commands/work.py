@@ -36,7 +36,7 @@ def carry_out(settings: Settings, role: str, work: Work, *, dry_run: bool) -> tu
             return run(work.count), 0
         with sole_owner(settings.eventlog.path, role):
             code = run(work.publish)
-    return code, _waiting_in_spool(settings, role)
+    return code, waiting_in_spool(settings, role)
 
 
 def print_rest(left: int, waiting: int, *, dry_run: bool) -> None:
@@ -68,7 +68,7 @@ def progress_bar() -> Progress:
     )
 
 
-def _waiting_in_spool(settings: Settings, role: str) -> int:
+def waiting_in_spool(settings: Settings, role: str) -> int:
     """Records that Kafka has not taken yet."""
     if settings.eventlog.kind != "kafka":
         return 0

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+import re
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from consumers.erase import Whom, erase
+from consumers.erase import Whom, _find, erase
 from ingest.errors import ConfigError
 from ingest.eventlog.journal import open_journal
 from ingest.eventlog.log import Record
-from ingest.settings import Settings, load_settings
+from ingest.settings import EventLog, Settings, load_settings
 from tests.conftest import MakeProduct
 from tests.kit import Product, samples, sign
 
@@ -85,6 +88,7 @@ def test_a_number_is_looked_at_first_and_then_erased(product: Product) -> None:
     done = product.run("erase", NUMBER, "--yes", "--json")
     summary = json.loads(done.stdout)
     assert summary["erased"] == {"contacts": 1, "ledger": 2}
+    assert summary["kept"] == {"consents": 1}
     assert {topic: left["records"] for topic, left in summary["left"].items()} == {
         "calls": 1,
         "messages": 1,
@@ -113,8 +117,68 @@ def test_it_says_what_stays_and_until_when(product: Product) -> None:
     shown = product.run("erase", NUMBER, "--dry-run").stdout
     assert "would be erased" in shown
     assert "retention takes them" in shown
-    assert "erase at the provider first" in shown
+    assert "Erase at the provider first" in shown
+    assert "consents        1  stay" in shown
     assert NUMBER[1:] not in shown
+    # 30 days, and the week in which a file takes records.
+    written = time.time()
+    until = re.findall(r"stay until (\S+):", shown)
+    assert len(until) == 2
+    for day in until:
+        gone = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+        assert written + 35.5 * 86_400 < gone <= written + 37 * 86_400
+
+
+def test_who_is_not_on_the_log_is_said_to_be_not(product: Product) -> None:
+    ran = product.run("erase", "+15550000000", "--yes")
+    assert (ran.code, ran.stdout.splitlines()[0]) == (0, "Nothing on the log tells of them.")
+
+
+async def test_part_of_an_id_is_nobody(tmp_path: Path) -> None:
+    """The contact 77 is not in what tells of number …77…, nor of the contact a77."""
+    product = Product(tmp_path)
+    event = {"contact": {"id": "77"}}
+    others = ({"call_id": "1770"}, {"id": "a77"}, {"number": "+15551234577"})
+    await put(
+        product.data,
+        [
+            ("calls", "acme/1", json.dumps({"data": event}).encode()),
+            *(("calls", "acme/2", json.dumps({"data": other}).encode()) for other in others),
+        ],
+    )
+    settings = load_settings(product.config).model_copy(
+        update={"eventlog": EventLog(path=product.data)}
+    )
+    found = await _find(settings, Whom.of("77", None), with_consents=False)
+    assert {topic: left.records for topic, left in found.left.items()} == {"calls": 1}
+
+
+async def test_a_number_that_is_stored_as_it_came_is_found_as_it_stands(tmp_path: Path) -> None:
+    """Of a connection without a region; and a short one."""
+    product = Product(tmp_path)
+    await put(
+        product.data,
+        [
+            ("ledger", "acme/1", row({"number": "4155550100"})),
+            ("ledger", "acme/2", row({"number": "72345"})),
+            ("ledger", "acme/3", b"none of ours"),
+        ],
+    )
+    settings = load_settings(product.config).model_copy(
+        update={"eventlog": EventLog(path=product.data)}
+    )
+    for given, key in (("4155550100", b"acme/1"), ("72345", b"acme/2")):
+        found = await _find(settings, Whom.of(given, None), with_consents=False)
+        assert found.keys == {"contacts": set(), "ledger": {key}}
+
+
+def test_a_contact_with_more_numbers_is_told_of(product: Product) -> None:
+    contact = {**samples()["contact-created"]["contact"], "phones": [NUMBER, OTHER]}
+    with product:
+        assert product.post(sign({"event": "Updated", "contact": contact})).status == 204
+    shown = product.run("erase", NUMBER, "--dry-run").stdout
+    assert "other numbers, too" in shown
+    assert OTHER[1:] not in shown
 
 
 def test_a_reject_that_holds_the_number_is_counted(make_product: MakeProduct) -> None:
@@ -136,14 +200,26 @@ def test_on_a_terminal_it_asks(product: Product, monkeypatch: pytest.MonkeyPatch
     settings: Settings = load_settings(product.config)
     monkeypatch.chdir(product.folder)
     monkeypatch.setattr(Console, "is_terminal", True)
-    monkeypatch.setattr(Console, "input", lambda *_, **__: "n")
+    asked: list[str] = []
+
+    def answer(_: Console, prompt: object, **__: object) -> str:
+        asked.append(str(prompt))
+        return "n"
+
+    monkeypatch.setattr(Console, "input", answer)
     whom = Whom.of(NUMBER, None)
-    with pytest.raises(ConfigError, match="nothing was erased"):
-        erase(settings, whom, with_consents=False, dry_run=False, sure=False, as_json=True)
+    code = erase(settings, whom, with_consents=False, dry_run=False, sure=False, as_json=True)
+    assert code == 1
+    assert "1 of contacts, 2 of ledger" in asked[0]
     assert tombstones(product) == set()
 
 
-@pytest.mark.parametrize("given", ["+1 415 555 0100", "(415) 555-0100", "415 555 0100"])
+@pytest.mark.parametrize("given", ["+15551230001", "+1 555 123 0001", "+1 (555) 123-0001"])
+def test_a_number_is_read_in_any_spelling_that_has_its_country(given: str) -> None:
+    assert Whom.of(given, None) == Whom(NUMBER, None, numbers={NUMBER})
+
+
+@pytest.mark.parametrize("given", ["(415) 555-0100", "415 555 0100", "+999 999"])
 def test_a_number_without_its_country_is_told_how_to_be_written(given: str) -> None:
     with pytest.raises(ConfigError, match="with their country"):
         Whom.of(given, None)
