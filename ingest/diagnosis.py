@@ -9,11 +9,14 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
+import structlog
 from msgspec import Struct
 
 from ingest.delivery import Source
 from ingest.errors import UnreadableError, VerificationError
 from ingest.quarantine import Refused
+
+log = structlog.get_logger()
 
 #: Authentic, but not of this time.
 _UNTIMELY = frozenset(("too_old", "in_future"))
@@ -35,6 +38,7 @@ class Diagnosis(Struct, frozen=True):
 
 
 _DAMAGED = Diagnosis("damaged", "the file is damaged")
+_FAULT = Diagnosis("internal", "verifies now, but a fault of ours keeps it from being read")
 _GARBAGE = Diagnosis("garbage", "garbage")
 
 #: What is left to say of what no secret has signed.
@@ -84,6 +88,9 @@ def _by_its_own(refused: Refused, source: Source) -> Diagnosis | None:
         return _claims(payload, refused)
     except UnreadableError:
         pass  # then it becomes a reject
+    except Exception as fault:
+        log.error("unexpected_error", connection=refused.connection, exc_info=fault)
+        return _FAULT
     return Diagnosis("verifies_now", "verifies now: requeue it")
 
 

@@ -116,9 +116,11 @@ class File(Struct, frozen=True):
         return self.received_ms, self.nth
 
     def read(self) -> Refused | None:
-        """What is in it; None if it is damaged, or gone."""
+        """What is in it; None if it is damaged. Raises FileNotFoundError if it has gone."""
         try:
             return _decoder.decode(self.path.read_bytes())
+        except FileNotFoundError:
+            raise
         except (OSError, msgspec.DecodeError):
             return None
 
@@ -183,7 +185,7 @@ class Keeper:
         minute = delivery.received_ms // 60_000
         if allowance.minute != minute:
             allowance.minute, allowance.count, allowance.bytes = minute, 0, 0
-        size = len(delivery.body)
+        size = _size(delivery) if allowance.count < self._most else 0
         if (
             allowance.count >= self._most
             or allowance.bytes + size > self._most_bytes
@@ -235,7 +237,7 @@ class Keeper:
             try:
                 if asked is not None:
                     delivery, reason = asked
-                    self._taken += len(delivery.body)
+                    self._taken += _size(delivery)
                     self._keep(delivery, reason)
                 elif self._closing:
                     return
@@ -282,6 +284,11 @@ class Keeper:
         if error not in self._told:
             self._told.add(error)
             log.warning("quarantine_failed", error=error)
+
+
+def _size(delivery: Delivery) -> int:
+    """In bytes, of all that a stranger has chosen."""
+    return len(delivery.body) + sum(len(name) + len(value) for name, value in delivery.headers)
 
 
 @asynccontextmanager
@@ -337,7 +344,8 @@ class Shelf:
         if len(content) > self._bounds.max_bytes:
             return False
         if self._looked is None or not self._folder.is_dir():
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if disk_full(self._folder):
             return False
         ms = min(max(refused.received_ms, 0), 10**13 - 1)

@@ -7,9 +7,10 @@ its events are durable; killed before that and run again, it repeats them with t
 
 import asyncio
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import orjson
 import pybase64
@@ -17,19 +18,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.commands.reveal import print_fields, readable
+from ingest.commands.reveal import plain, print_fields, readable
 from ingest.commands.work import (
     AGAIN_S,
     BATCH,
     BATCH_BYTES,
     PUBLISH_S,
+    Bar,
     carry_out,
     print_rest,
-    progress_bar,
+    quietly,
 )
 from ingest.delivery import Source
 from ingest.diagnosis import Diagnosis, diagnose
-from ingest.errors import DeliveryError, PublishError, UnreadableError
+from ingest.errors import ConfigError, DeliveryError, PublishError, UnreadableError
 from ingest.eventlog.kinds import open_log
 from ingest.pipeline import Accepted, Pipeline
 from ingest.quarantine import File, Refused, files_in, quarantine_folder
@@ -37,6 +39,7 @@ from ingest.receiver import make_sources
 from ingest.runner import Stopping
 from ingest.settings import Settings
 from ingest.superseded import LastStates
+from schemas.event import Event
 from schemas.times import rfc3339
 
 ROLE = "requeue"
@@ -80,11 +83,27 @@ class Wanted:
 
 
 def _wanted_files(settings: Settings, wanted: Wanted) -> list[File]:
-    """In the order in which they came."""
+    """In the order in which they came. Raises ConfigError."""
     folder = quarantine_folder(settings.eventlog.path)
-    folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    found = [file for path in folders for file in files_in(path) if wanted.takes(file)]
+    try:
+        folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+        found = [file for path in folders for file in files_in(path) if wanted.takes(file)]
+    except PermissionError as error:
+        raise ConfigError(
+            f"eventlog.path: {error.filename} is for the eyes of the user that `receive` runs as: "
+            "run this as that one"
+        ) from None
     return sorted(found, key=lambda file: file.order)
+
+
+def _read(files: Sequence[File]) -> Iterator[tuple[File, Refused | None]]:
+    """With what is in them; None: damaged. A receiver beside us may take some away meanwhile."""
+    for file in files:
+        try:
+            refused = file.read()
+        except FileNotFoundError:
+            continue
+        yield file, refused
 
 
 # Looking
@@ -95,16 +114,16 @@ def list_quarantine(settings: Settings, wanted: Wanted, *, as_json: bool) -> int
     sources = make_sources(settings)
     count = 0
     found: Counter[str] = Counter()
-    shown: list[tuple[File, Refused | None, Diagnosis]] = []
-    for file in _wanted_files(settings, wanted):
-        refused = file.read()
-        diagnosis = diagnose(refused, sources)
-        count += 1
-        if as_json:
-            print(orjson.dumps(_line(file, refused, diagnosis)).decode())
-        else:
-            found[diagnosis.text] += 1
-            shown = [*shown[-_ROWS + 1 :], (file, refused, diagnosis)]
+    shown: deque[tuple[File, Refused | None, Diagnosis]] = deque(maxlen=_ROWS)
+    with quietly(settings):
+        for file, refused in _read(_wanted_files(settings, wanted)):
+            diagnosis = diagnose(refused, sources)
+            count += 1
+            if as_json:
+                print(orjson.dumps(_line(file, refused, diagnosis)).decode())
+            else:
+                found[diagnosis.text] += 1
+                shown.append((file, refused, diagnosis))
     if not as_json:
         _show(count, found, shown)
     return int(bool(count))
@@ -127,7 +146,7 @@ def _line(file: File, refused: Refused | None, diagnosis: Diagnosis) -> dict[str
 def _show(
     count: int,
     found: Mapping[str, int],
-    shown: Sequence[tuple[File, Refused | None, Diagnosis]],
+    shown: Collection[tuple[File, Refused | None, Diagnosis]],
 ) -> None:
     console = Console(highlight=False)
     if not count:
@@ -143,12 +162,10 @@ def _show(
     table.add_column("diagnosis", overflow="fold")
     table.add_column("id", no_wrap=True)
     for file, refused, diagnosis in shown:
+        via = "" if refused is None else refused.via
         table.add_row(
             rfc3339(file.received_ms)[:19].replace("T", " "),
-            file.connection,
-            "" if refused is None else refused.via,
-            file.reason,
-            Text(diagnosis.text),
+            *(Text(plain(text)) for text in (file.connection, via, file.reason, diagnosis.text)),
             Text(file.nth, "dim"),
         )
     console.print()
@@ -160,14 +177,14 @@ def _show(
 def show_quarantined(settings: Settings, wanted: Wanted, *, reveal: bool, as_json: bool) -> int:
     """Print what is known of those with an id; 1 if there are none."""
     sources = make_sources(settings)
-    files = _wanted_files(settings, wanted)
+    files = list(_read(_wanted_files(settings, wanted)))
     if not files:
         told_where = "`dialstream quarantine list` shows their ids"
         print(f"there is no such file: {told_where}", file=sys.stderr)
         return 1
-    for file in files:
-        refused = file.read()
-        told = _line(file, refused, diagnose(refused, sources))
+    for file, refused in files:
+        with quietly(settings):
+            told = _line(file, refused, diagnose(refused, sources))
         if refused is not None:
             told["header_names"] = [readable(name) for name, _ in refused.headers]
             if reveal:
@@ -218,6 +235,10 @@ def requeue(settings: Settings, wanted: Wanted, *, dry_run: bool, as_json: bool)
     return code or int(bool(work.done.stays or work.done.left or waiting))
 
 
+_Ready: TypeAlias = tuple[File, Refused]
+"""A file, and what it holds, which verifies now."""
+
+
 class _Requeue:
     def __init__(self, settings: Settings, wanted: Wanted) -> None:
         self.done = Requeued()
@@ -226,92 +247,99 @@ class _Requeue:
         self._files = _wanted_files(settings, wanted)
         self.done.wanted = len(self._files)
         self._states = LastStates(settings)
-        self._progress = progress_bar()
+        self._bar = Bar("requeueing")
 
     async def count(self, stopping: Stopping) -> None:
         await self._go_through(stopping, None)
 
     async def publish(self, stopping: Stopping) -> None:
         async with open_log(self._settings, ROLE) as publisher:
-            # Without a memory of repeats: what has failed is tried again.
-            pipeline = Pipeline(publisher, 0, self._settings.drops)
+            # What its sender has tried several times is one fact.
+            repeat_max = self._settings.eventlog.repeat_max
+            pipeline = Pipeline(publisher, repeat_max, self._settings.drops)
             await self._go_through(stopping, pipeline)
 
     async def _go_through(self, stopping: Stopping, pipeline: Pipeline | None) -> None:
-        with self._progress:
-            bar = self._progress.add_task("requeueing", total=len(self._files))
+        looked_at = 0
+        with self._bar:
             for batch in _batches(self._files):
                 ready = [(file, refused) for file in batch if (refused := self._verified(file))]
+                ready = await self._current(ready, really=pipeline is not None)
                 if pipeline is None:
                     self.done.requeued += len(ready)
                 else:
                     await self._take(ready, pipeline, stopping)
                 if stopping.asked:
                     return
-                self._progress.advance(bar, len(batch))
+                looked_at += len(batch)
+                self._bar.show(looked_at, len(self._files))
                 await asyncio.sleep(0)
 
     def _verified(self, file: File) -> Refused | None:
-        refused = file.read()
+        try:
+            refused = file.read()
+        except FileNotFoundError:  # made room for another meanwhile
+            self.done.wanted -= 1
+            return None
         diagnosis = diagnose(refused, self._sources)
         if not diagnosis.verifies:
             self.done.stays[diagnosis.word] += 1
             return None
         return refused
 
-    async def _take(
-        self, ready: Sequence[tuple[File, Refused]], pipeline: Pipeline, stopping: Stopping
-    ) -> None:
-        """Return once all are durable and their files gone, or somebody has lost patience."""
+    async def _current(self, ready: Sequence[_Ready], *, really: bool) -> list[_Ready]:
+        """Those in whose place the log has nothing newer; ``really``: the others go."""
         left = []
         for file, refused in ready:
-            if await self._superseded(refused):
+            events = self._events_of(refused)
+            if events and all([await self._is_superseded(event) for event in events]):
                 self.done.superseded += 1
-                self._gone(file)
-            else:
-                left.append((file, refused))
+                self.done.requeued += 1
+                if really:
+                    file.path.unlink(missing_ok=True)
+                continue
+            if not events and not really:  # else the pipeline will say so
+                self.done.rejected += 1
+            left.append((file, refused))
+        return left
+
+    def _events_of(self, refused: Refused) -> Sequence[Event]:
+        """None of them: it will be a reject."""
+        source: Source = self._sources[refused.connection]
+        delivery = refused.delivery
+        try:
+            return source.normalize(source.verify(delivery), delivery)
+        except UnreadableError:
+            return ()
+
+    async def _is_superseded(self, event: Event) -> bool:
+        return await self._states.supersede(event.topic, event.key.encode(), event.recorded_ms)
+
+    async def _take(self, left: Sequence[_Ready], pipeline: Pipeline, stopping: Stopping) -> None:
+        """Return once all are durable and their files gone, or somebody has lost patience."""
         while left:
             left = await self._try(left, pipeline)
             if not left or stopping.asked:
                 return
             await asyncio.sleep(AGAIN_S)
 
-    async def _try(
-        self, ready: Sequence[tuple[File, Refused]], pipeline: Pipeline
-    ) -> list[tuple[File, Refused]]:
+    async def _try(self, ready: Sequence[_Ready], pipeline: Pipeline) -> list[_Ready]:
         """Publish; those that are not durable are left."""
         deadline = asyncio.get_running_loop().time() + PUBLISH_S
-        batch = [(refused.delivery, self._sources[file.connection]) for file, refused in ready]
+        batch = [(refused.delivery, self._sources[refused.connection]) for _, refused in ready]
         failed = []
         for (file, refused), result in zip(ready, pipeline.accept_all(batch), strict=True):
             error = await _settled(result, deadline)
             if isinstance(result, Accepted) and error is None:
+                self.done.requeued += 1
                 self.done.rejected += result.outcome == "rejected"
-                self._gone(file)
+                file.path.unlink(missing_ok=True)
             elif isinstance(error, PublishError):
-                self._progress.update(self._progress.task_ids[0], description=error.reason)
+                self._bar.wait(error.reason)
                 failed.append((file, refused))
             else:  # nobody has changed the secrets meanwhile
                 self.done.stays["refused"] += 1
         return failed
-
-    async def _superseded(self, refused: Refused) -> bool:
-        source: Source = self._sources[refused.connection]
-        delivery = refused.delivery
-        try:
-            events = source.normalize(source.verify(delivery), delivery)
-        except UnreadableError:
-            return False
-        return all(
-            [
-                await self._states.supersede(event.topic, event.key.encode(), event.recorded_ms)
-                for event in events
-            ]
-        )
-
-    def _gone(self, file: File) -> None:
-        self.done.requeued += 1
-        file.path.unlink(missing_ok=True)
 
 
 async def _settled(result: Accepted | DeliveryError, deadline: float) -> DeliveryError | None:

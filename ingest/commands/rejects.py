@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingest.commands.reveal import print_fields, readable
+from ingest.commands.reveal import plain, print_fields, readable
 from ingest.commands.work import (
     AGAIN_S,
     BATCH,
     BATCH_BYTES,
     PUBLISH_S,
+    Bar,
     carry_out,
     print_rest,
-    progress_bar,
     quietly,
 )
 from ingest.errors import PublishError, UnreadableError
@@ -100,7 +100,7 @@ def _show(found: Sequence[Shelved], wanted: Wanted) -> None:
         console.print("There are no rejects" + (" that are open." if not wanted.again else "."))
         return
     for reason, count in Counter(line.reason for line in found).most_common():
-        console.print(f"{count:>8,}  {reason}")
+        console.print(Text(f"{count:>8,}  {plain(reason)}"))
     table = Table(box=None, pad_edge=False)
     for column in ("came last (UTC)", "connection"):
         table.add_column(column, no_wrap=True)
@@ -112,17 +112,15 @@ def _show(found: Sequence[Shelved], wanted: Wanted) -> None:
     if wanted.again:
         table.add_column("redriven (UTC)")
     for line in found[-_ROWS:]:
-        cells: list[str | Text] = [
-            _when(line.last_at),
-            line.connection,
-            line.via,
-            line.reason,
-            Text(line.detail),
-            f"{line.times:,}",
-            Text(line.id if wanted.group else line.id.rpartition(":")[2], "dim"),
+        # A group's handler chooses its own words, and an event's id holds some of a provider's.
+        cells = [
+            Text(_when(line.last_at)),
+            *(Text(plain(text)) for text in (line.connection, line.via, line.reason, line.detail)),
+            Text(f"{line.times:,}"),
+            Text(plain(line.id if wanted.group else line.id.rpartition(":")[2]), "dim"),
         ]
         if wanted.again:
-            cells.append("" if line.redriven_at is None else _when(line.redriven_at))
+            cells.append(Text("" if line.redriven_at is None else _when(line.redriven_at)))
         table.add_row(*cells)
     console.print()
     console.print(table)
@@ -212,7 +210,7 @@ class _Redrive:
         self._notes: list[Record] = []
         self._under_way = 0
         self._bytes = 0
-        self._progress = progress_bar()
+        self._bar = Bar("redriving")
 
     async def count(self, stopping: Stopping) -> None:
         await self._go_through(stopping, None)
@@ -225,8 +223,7 @@ class _Redrive:
         shelf = await _read_shelf(self._settings, self._wanted)
         wanted = {key for key, found in shelf.found.items() if self._wanted.takes(found)}
         self.done.wanted = len(wanted)
-        with self._progress:
-            bar = self._progress.add_task("redriving", total=len(wanted))
+        with self._bar:
             async for stored in read_once(self._settings, [self._wanted.topic]):
                 if not wanted or stopping.asked:
                     break
@@ -237,7 +234,7 @@ class _Redrive:
                 await self._take(stored, kept)
                 if self._under_way >= BATCH or self._bytes >= BATCH_BYTES:
                     await self._store(publisher, stopping)
-                self._progress.update(bar, completed=self.done.wanted - len(wanted))
+                self._bar.show(self.done.wanted - len(wanted), self.done.wanted)
             await self._store(publisher, stopping)
 
     async def _take(self, stored: StoredRecord, kept: Kept) -> None:
@@ -291,7 +288,7 @@ class _Redrive:
             for receipt in [publisher.publish([record]) for record in records]:
                 await receipt.wait(deadline)
         except PublishError as error:
-            self._progress.update(self._progress.task_ids[0], description=error.reason)
+            self._bar.wait(error.reason)
             return False
         return True
 
@@ -328,7 +325,7 @@ def _report(done: Redriven, wanted: Wanted, *, dry_run: bool, waiting: int, as_j
     if done.superseded:
         print(f"{done.superseded:>8,} of them are not published: the log has newer states")
     for (reason, detail), count in done.stays.most_common():
-        print(f"{count:>8,} stay: {reason}" + (f" ({detail})" if detail else ""))
+        print(f"{count:>8,} stay: {reason}" + (f" ({plain(detail)})" if detail else ""))
     print_rest(done.left, waiting, dry_run=dry_run)
 
 

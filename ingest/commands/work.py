@@ -1,7 +1,8 @@
 """What commands share that work through something and publish it."""
 
+import sys
 from contextlib import AbstractContextManager, closing
-from typing import Protocol
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,18 +55,42 @@ def quietly(settings: Settings) -> AbstractContextManager[object]:
     return closing(setup_logs(settings.logging.format, "error"))
 
 
-def progress_bar() -> Progress:
-    """On a terminal; elsewhere it is silent."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+class Bar:
+    """How far it is, on a terminal; elsewhere only what keeps it from going on."""
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(doing, total=None)
+        self._told: str | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, completed: int, total: int) -> None:
+        self._told = None
+        self._progress.update(self._task, description=self._doing, completed=completed, total=total)
+
+    def wait(self, reason: str) -> None:
+        """Say that the log takes nothing for ``reason``, and that it is tried again."""
+        told = f"{self._doing}: {reason}, trying again"
+        self._progress.update(self._task, description=told)
+        if self._progress.disable and self._told != reason:
+            print(told, file=sys.stderr)
+        self._told = reason
 
 
 def waiting_in_spool(settings: Settings, role: str) -> int:

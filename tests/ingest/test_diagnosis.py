@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ingest.delivery import Source
 from ingest.diagnosis import diagnose
 from ingest.providers import PROVIDERS
+from ingest.providers.dialpad.webhook import Webhook
 from ingest.quarantine import Refused
 from ingest.settings import Connection
 from tests.kit import OTHER_SECRET, SECRET, call, sign
@@ -192,6 +193,19 @@ def test_what_is_the_matter_is_said(one: Refused, word: str, text: str) -> None:
 
 def test_a_file_that_is_damaged_is_said_to_be() -> None:
     assert said(None) == ("damaged", "the file is damaged")
+
+
+def test_a_fault_of_ours_is_said_to_be_one_and_keeps_the_others_from_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(Webhook, "normalize", fails)
+    assert said(refused(sign(call(1, 0)), "bad_signature")) == (
+        "internal",
+        "verifies now, but a fault of ours keeps it from being read",
+    )
 
 
 REASONS = [

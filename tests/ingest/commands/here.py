@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from pathlib import Path
 from unittest.mock import patch
 
 from structlog.testing import capture_logs
@@ -20,6 +21,15 @@ def run_quietly(product: Product, *arguments: str) -> Ran:
         stack.enter_context(patch("ingest.commands.work.setup_logs", lambda *_: io.StringIO()))
         stack.enter_context(patch("ingest.commands.work.run", _run))
         return run_here(product, *arguments)
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """But what SQLite makes and takes away beside its files, also for those who read."""
+    return {
+        str(path): b"" if path.suffix == ".sqlite" else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.endswith(("-wal", "-shm"))
+    }
 
 
 def _run(main: Callable[[Stopping], Awaitable[None]]) -> int:

@@ -7,17 +7,22 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
+from ingest.delivery import Delivery, Verified
+from ingest.providers.dialpad.webhook import Webhook
 from ingest.quarantine import File, Refused, Shelf, files_in
 from ingest.settings import Quarantine
+from schemas.event import Event
 from schemas.times import now_ms
 from tests.conftest import MakeProduct
-from tests.ingest.commands.here import run_quietly
+from tests.ingest.commands.here import everything_in, run_quietly
 from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
 from tests.kit import (
@@ -266,10 +271,98 @@ def test_an_old_state_does_not_take_the_place_of_a_newer_one(make_product: MakeP
     assert product.post(sign(state)).status == 204
     product.kill()
     put(product, sign({**state, "contact": {**state["contact"], "first_name": "Then"}}), 10**12)
+    put(product, sign({"of": "no known kind"}), 10**12)
+    before = everything_in(product.data)
+    would = requeued(product, "--dry-run")
+    assert (would["requeued"], would["superseded"], would["rejected"]) == (2, 1, 1)
+    assert everything_in(product.data) == before, "that was a question"
     found = requeued(product)
-    assert (found["requeued"], found["superseded"]) == (1, 1)
+    assert (found["requeued"], found["superseded"], found["rejected"]) == (2, 1, 1)
     assert files_in(folder(product)) == []
     assert len(product.events("contact")) == 1
+
+
+def test_what_was_sent_several_times_is_published_once(make_product: MakeProduct) -> None:
+    """DialLink, for one, tries again after 401."""
+    product = make_product()
+    for number in range(3):
+        put(product, sign(call(7, 0)), now_ms() - 1000 + number)
+    assert requeued(product)["requeued"] == 3
+    assert files_in(folder(product)) == []
+    assert len(product.events()) == 1
+
+
+def test_a_fault_of_ours_keeps_no_other_from_it(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product()
+    put(product, sign({"of": "no known kind"}), now_ms())
+    put(product, sign(call(new_leg(), 0)), now_ms())
+    normalize = Webhook.normalize
+
+    def fails(source: Webhook, payload: Verified, delivery: Delivery) -> Sequence[Event]:
+        if b"no known kind" in bytes(payload):
+            raise RuntimeError(CANARY)
+        return normalize(source, payload, delivery)
+
+    monkeypatch.setattr(Webhook, "normalize", fails)
+    assert [line["diagnosis"] for line in listed(product)] == ["internal", "verifies_now"]
+    assert requeued(product, code=1)["stays"] == {"internal": 1}
+    assert len(product.events()) == len(files_in(folder(product))) == 1
+
+
+def test_while_the_log_takes_nothing_it_says_so_and_tries_again(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product()
+    put(product, sign(call(new_leg(), 0)), now_ms())
+    answers = iter([True, True])
+    monkeypatch.setattr("ingest.eventlog.topic.disk_full", lambda _: next(answers, False))
+    ran = run_quietly(product, "quarantine", "requeue")
+    assert (ran.code, ran.stderr) == (0, "requeueing: disk_full, trying again\n")
+    assert next(answers, None) is None
+    assert len(product.events()) == 1
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_nothing_to_tell(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver makes room for others whenever it likes."""
+    product = make_product()
+    put(product, sign(call(new_leg(), 0)), now_ms())
+    there = files_in(folder(product))
+    gone = replace(there[0], path=folder(product) / "1790000000000-empty-00000000.json")
+    monkeypatch.setattr("ingest.commands.quarantine.files_in", lambda _: [gone, *there])
+    assert [line["id"] for line in listed(product)] == [there[0].ident]
+    assert run_quietly(product, "quarantine", "show", gone.ident).code == 1
+    done = requeued(product)
+    assert (done["wanted"], done["requeued"], done["left"]) == (1, 1, 0)
+
+
+def test_who_may_not_look_is_told_who_may(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product()
+    put(product, sign(call(new_leg(), 0)), now_ms())
+
+    def refuse(path: Path) -> list[File]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("ingest.commands.quarantine.files_in", refuse)
+    for arguments in (["list"], ["show", "x"], ["requeue"]):
+        ran = run_quietly(product, "quarantine", *arguments)
+        assert (ran.code, ran.stdout) == (2, "")
+        assert "data/quarantine/acme is for the eyes of the user that `receive` runs" in ran.stderr
+
+
+def test_a_file_in_another_connections_folder_is_whose_it_says(make_product: MakeProduct) -> None:
+    product = make_product(settings=connections(acme=SECRET, beta=OTHER_SECRET))
+    put(product, sign(call(new_leg(), 0)), now_ms())
+    folder(product).rename(folder(product, "old"))
+    put(product, sign(call(new_leg(), 0)), now_ms())
+    folder(product).rename(folder(product, "beta"))
+    assert requeued(product)["requeued"] == 2
+    assert {event["connection"] for event in product.events()} == {"acme"}
 
 
 def test_killed_amid_it_nothing_is_lost_and_repeats_have_the_same_id(

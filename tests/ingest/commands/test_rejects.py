@@ -24,7 +24,7 @@ from schemas.call import Call
 from schemas.event import Event
 from schemas.times import rfc3339
 from tests.conftest import MakeProduct
-from tests.ingest.commands.here import run_quietly
+from tests.ingest.commands.here import everything_in, run_quietly
 from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
 from tests.kit import SECRET, Product, assert_no_traceback, call, new_leg, samples, sign
@@ -142,7 +142,9 @@ def test_what_is_readable_now_is_published_in_order_with_the_ids_that_it_would_h
     bodies = [sign(calls[0]), sign(calls[1]), still, sign(calls[2]), sign(calls[1])]
     put(product, *(record for body in bodies for record in records_of(rejected(body))))
 
+    before = everything_in(product.data)
     would = redriven(product, "--dry-run", code=1)
+    assert everything_in(product.data) == before
     assert (counts(would), would["published"]) == ((4, 3, 3), False)
     assert values(product, "calls") == []
 
@@ -489,6 +491,43 @@ def test_what_is_revealed_gives_a_terminal_no_orders(make_product: MakeProduct) 
     shown = run_quietly(product, "rejects", "show", event.id, "--reveal").stdout
     assert "\\x1b]0;title\\x07" in shown
     assert not {"\x1b", "\x07", "\u202e", "\r"} & set(shown)
+
+
+@pytest.mark.parametrize("told", ["[/bold]", "[red]", "\x1b[2J\x07", "\u202e\x9b31m\r"])
+def test_words_of_others_give_it_none_either_and_stand_there_as_they_are(
+    make_product: MakeProduct, told: str
+) -> None:
+    """Of a group's handler, and of a provider in the id of an event."""
+    product = make_product()
+    event = event_of_a_call(told)
+    put(product, group_reject(event, "crm", told, told, RECEIVED_MS))
+    shown = f"dialpad:acme:call:1:{told}"
+    (line,) = listed(product, "--group", "crm")
+    assert (line["id"], line["reason"], line["detail"]) == (shown, told, told)
+    for arguments in (["list"], ["show", shown], ["show", shown, "--reveal"]):
+        ran = run_quietly(product, "rejects", *arguments, "--group", "crm")
+        assert ran.code == int(arguments == ["list"])
+        assert ran.stdout.count(told.encode("unicode_escape").decode()) >= 3
+        assert not set(told) & {"\x1b", "\x07", "\u202e", "\x9b", "\r"} & set(ran.stdout)
+
+
+def event_of_a_call(told: str) -> StoredRecord:
+    headers = (("ce_type", b"x"), ("ce_id", f"dialpad:acme:call:1:{told}".encode()))
+    value = json.dumps({"via": told}).encode()
+    return StoredRecord("calls", 0, 7, RECEIVED_MS, b"acme/1", value, headers)
+
+
+def test_while_the_log_takes_nothing_it_says_so_and_tries_again(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product()
+    put(product, *records_of(rejected(sign(call(new_leg(), 0)))))
+    answers = iter([True, True])
+    monkeypatch.setattr("ingest.eventlog.topic.disk_full", lambda _: next(answers, False))
+    ran = run_quietly(product, "rejects", "redrive")
+    assert (ran.code, ran.stderr) == (0, "redriving: disk_full, trying again\n")
+    assert next(answers, None) is None
+    assert len(values(product, "calls")) == 1
 
 
 def test_nothing_is_said_to_be_nothing(make_product: MakeProduct) -> None:
