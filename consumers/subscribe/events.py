@@ -16,30 +16,45 @@ class RejectError(Exception):
     """Raised by a handler: this can never be handled, however often it is tried.
 
     The event goes to ``rejects.<group>``, its bytes as they stood, and the group goes on.
-    ``reason``: a short word; ``detail``: more, without content. Whoever looks at rejects sees both.
+    ``reason``: a short word; ``detail``: more, without content. Whoever looks at rejects sees both,
+    as far as `REASON_MAX` and `DETAIL_MAX` letters go.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
+        self.reason = _text(reason)[:REASON_MAX]
+        self.detail = _text(detail)[:DETAIL_MAX]
+
+
+REASON_MAX, DETAIL_MAX = 100, 1000
+
+
+def _text(given: object) -> str:
+    """What can be written down, also if it is no text: an exception's could be content."""
+    text = given if isinstance(given, str) else type(given).__name__
+    return text.encode(errors="replace").decode()
+
+
+_LEAST_S, _MOST_S = 0.1, 86_400.0
 
 
 class NotNowError(Exception):
     """Raised by a handler: not now; what it needs is away, and the event is not to blame.
 
-    Nothing of the event's partition is handled for ``after_s`` seconds, then this is tried again,
-    for as long as it takes. Other partitions go on.
+    Nothing of the event's partition is handled for ``after_s`` seconds, a tenth at least and a day
+    at most, then this is tried again, for as long as it takes. Other partitions go on.
     """
 
     def __init__(self, after_s: float = 5.0) -> None:
         super().__init__(f"again in {after_s} s")
-        self.after_s = after_s
+        self.after_s = min(max(_LEAST_S, after_s), _MOST_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """What follows when a handler raises anything else, or takes longer than it may.
+
+    Anything but KeyboardInterrupt and SystemExit, which end the process as everywhere.
 
     It is called again ``first_s`` later, then after twice as long each time, ``most_s`` at most;
     meanwhile later events of the key wait, other keys go on. After ``tries`` calls (None: never):

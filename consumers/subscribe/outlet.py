@@ -39,9 +39,11 @@ class Outlet:
                         is_journal = self._settings.eventlog.kind == "journal"
                         self._put = await (self._journal() if is_journal else self._kafka())
                     await self._put(record)
-            except Exception as error:
+            except BaseException as error:
+                # Also if it was cancelled: the producer cannot know whether Kafka has this one, and
+                # Kafka would take the next one for the same.
                 await self.close()
-                if isinstance(error, PublishError):
+                if isinstance(error, PublishError) or not isinstance(error, Exception):
                     raise
                 raise PublishError(self._trouble or "log_away", type(error).__name__) from None
 

@@ -292,29 +292,22 @@ class Work:
 
     async def _work(self, worker: Worker) -> None:
         turn = self._loop.time() + _TURN_S
+        assert worker.task is not None
         try:
-            while self._ready:
-                lane = self._ready.popleft()
-                partition = lane.partition
-                item = lane.items[0]
-                if not partition.may_begin(item):
-                    continue
-                if partition.paused_until is not None:
-                    partition.parked.append(lane)
-                    continue
+            # One that was given up, and whose handler has not minded, makes room for another one.
+            while not worker.task.cancelling() and (lane := self._next_lane()):
+                partition, item = lane.partition, lane.items[0]
                 worker.partition, worker.item = partition, item
                 partition.running += 1
                 partition.begun = max(partition.begun, item.stored.position)
                 try:
-                    again_s = await self._handle(worker, partition, item)
-                    if again_s is None:
-                        self._finish(lane)
-                    elif not partition.active:
-                        partition.drop_rest()
-                    elif again_s:
-                        self._loop.call_later(again_s, self._again, lane)
-                    else:
-                        self._again(lane)
+                    self._settle(lane, await self._handle(worker, partition, item))
+                except asyncio.CancelledError:
+                    if partition.active:  # not by us
+                        self.fault.cancel()
+                    raise
+                except Exception as error:  # noqa: BLE001 - of ours; else its key would wait for ever
+                    self._end_with(error)
                 finally:
                     worker.partition = worker.item = worker.route = None
                     partition.left()
@@ -324,6 +317,29 @@ class Work:
         finally:
             self.workers.discard(worker)
             self._go_on()
+
+    def _next_lane(self) -> _Lane | None:
+        """The next whose first event may be handled now."""
+        while self._ready:
+            lane = self._ready.popleft()
+            partition = lane.partition
+            if not partition.may_begin(lane.items[0]):
+                continue
+            if partition.paused_until is None:
+                return lane
+            partition.parked.append(lane)
+        return None
+
+    def _settle(self, lane: _Lane, again_s: float | None) -> None:
+        """The first of a lane is done (None), or is to be tried again."""
+        if again_s is None:
+            self._finish(lane)
+        elif not lane.partition.active:
+            lane.partition.drop_rest()
+        elif again_s:
+            self._loop.call_later(again_s, self._again, lane)
+        else:
+            self._again(lane)
 
     async def _handle(self, worker: Worker, partition: _Partition, item: _Item) -> float | None:
         """Bring an event as far as it goes; None: it is done, else after how long to try again."""
@@ -361,14 +377,15 @@ class Work:
             return self._pause(partition, route, item, "not_now", error.after_s)
         except RejectError as error:
             item.verdict = error.reason, error.detail
-        except asyncio.CancelledError as error:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the policy says what follows
             if worker.task.cancelling() > worker.expired:
-                raise
+                # It was given up. Whatever it makes of that is not the event's fault.
+                raise asyncio.CancelledError from None
             # It took too long; or it says so itself, and nobody has asked for that.
-            fault = TimeoutError() if worker.expired else error
-            return self._failed(partition, route, item, fault)
-        except Exception as error:  # noqa: BLE001 - the policy says what follows
-            return self._failed(partition, route, item, error)
+            is_late = worker.expired and isinstance(error, asyncio.CancelledError)
+            return self._failed(partition, route, item, TimeoutError() if is_late else error)
         else:
             route.given_up = 0
             route.handled += 1
@@ -405,8 +422,7 @@ class Work:
             self._say_failed(partition, route, item, error, again_s)
             return again_s
         if retry.then == "stop":
-            if not self.fault.done():
-                self.fault.set_exception(error)
+            self._end_with(error)
             return self._pause(partition, route, item, "stop", retry.most_s)
         self._say_failed(partition, route, item, error, None)
         if retry.then == "hold" or route.given_up >= BROKEN:
@@ -414,6 +430,11 @@ class Work:
         route.given_up += 1
         item.verdict = type(error).__name__, f"{route.name} has failed {item.failures} times"
         return None
+
+    def _end_with(self, error: BaseException) -> None:
+        if not self.fault.done():
+            self.fault.set_exception(error)
+            self.fault.exception()  # nobody need ask for it
 
     async def _set_aside(self, partition: _Partition, item: _Item) -> bool:
         """Store the reject that the verdict asks for; False if that has to wait."""
@@ -479,12 +500,13 @@ class Work:
             self._less(partition.items)
             self._hold_back()
         partition.paused_until = max(until, partition.paused_until)
-        self._loop.call_at(until, self._resume, partition)
+        self._loop.call_at(until, self._resume, partition, until)
         return 0.0
 
-    def _resume(self, partition: _Partition) -> None:
-        until = partition.paused_until
-        if not partition.active or until is None or until > self._loop.time():
+    def _resume(self, partition: _Partition, until: float) -> None:
+        # Compared with what was asked for: by the clock of some loops it is too early, by less than
+        # a millisecond, and nobody would come again.
+        if not partition.active or until != partition.paused_until:
             return
         partition.paused_until = None
         self.waiting += partition.items

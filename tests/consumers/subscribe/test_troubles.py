@@ -11,6 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from consumers.subscribe import NotNowError, Subscriber
+from consumers.subscribe.outlet import Outlet
+from ingest.eventlog.log import StoredRecord
+from ingest.rejects import group_reject
 from schemas.call import Call
 from tests.consumers.subscribe.logs import (
     SOON_S,
@@ -265,3 +268,31 @@ async def test_without_its_rejects_topic_it_does_not_begin(
 
     with pytest.raises(ConfigError, match="dialstream topics create --group crm"):
         await asyncio.wait_for(subscriber.run(), SOON_S)
+
+
+@pytest.mark.timeout(300)
+async def test_what_was_cancelled_on_its_way_does_not_swallow_what_comes_next(
+    kafka: Cluster, kafka_log: KafkaLog
+) -> None:
+    """Kafka would take the next reject for a repeat of the one whose answer nobody has read."""
+    outlet = Outlet(kafka_log.settings)
+    rejects = [group_reject(stored_call(nth), "crm", "no", "", 0) for nth in range(3)]
+    await outlet.put(rejects[0])
+    kafka.freeze()
+    try:
+        putting = asyncio.create_task(outlet.put(rejects[1]))
+        await asyncio.sleep(0.5)  # it is on its way
+        putting.cancel()
+        await asyncio.wait([putting])
+    finally:
+        kafka.thaw()
+    await outlet.put(rejects[2])
+    await outlet.close()
+    found = [dict(one.headers)["reject_from"] for one in await read_all(kafka_log, "rejects.crm")]
+    assert found[0] == b"calls/0/0"
+    assert b"calls/0/2" in found
+
+
+def stored_call(nth: int) -> StoredRecord:
+    record = call("1", nth)
+    return StoredRecord(record.topic, 0, nth, 0, record.key, record.value, record.headers)

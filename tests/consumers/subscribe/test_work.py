@@ -1,11 +1,13 @@
 """The work between what was fetched and what can be committed, by itself."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -258,6 +260,78 @@ async def test_a_handler_that_says_itself_that_it_was_cancelled_has_failed() -> 
     assert [reason for _, reason, _ in bench.rejected] == ["CancelledError", "CancelledError"]
 
 
+class OutcomeError(BaseException):
+    """As test frameworks raise them."""
+
+
+async def test_whatever_a_handler_raises_is_a_failure_of_its_event() -> None:
+    async def odd(call: Call) -> None:
+        raise OutcomeError
+
+    bench = Bench(odd)
+    bench.work.add(stored("1", 0))
+    bench.work.add(stored("1", 1))
+    await until(lambda: bench.committable() == {("calls", 0): 1})
+    assert [reason for _, reason, _ in bench.rejected] == ["OutcomeError", "OutcomeError"]
+
+
+async def test_what_nobody_has_thought_of_ends_it_and_leaves_no_key_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A key that nobody comes back to would wait for ever, and nobody would hear of it."""
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def reject(call: Call) -> None:
+        raise RejectError("no")
+
+    bench = Bench(reject)
+    monkeypatch.setattr(bench.work, "_reject", fail)
+    bench.work.add(stored("1", 0))
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(bench.work.fault, 60)
+    handled = await bench.work.leave(None, 1.0)
+    assert handled.records == []
+
+
+async def test_who_cancels_a_worker_from_outside_ends_it() -> None:
+    async def wait(call: Call) -> None:
+        await asyncio.sleep(3600)
+
+    bench = Bench(wait)
+    bench.work.add(stored("1", 0))
+    await asyncio.sleep(0)
+    (worker,) = bench.work.workers
+    assert worker.task is not None
+    worker.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(bench.work.fault, 60)
+
+
+@pytest.mark.parametrize("after_s", [0.0304, 0.05, 1 / 3 / 10])
+def test_a_pause_ends_by_a_clock_that_counts_milliseconds(
+    after_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Uvloop rounds timers to a millisecond: they fire when it is too early by a part of one."""
+    monkeypatch.setattr("consumers.subscribe.events._LEAST_S", 0.0)
+    tries = 0
+
+    async def not_now(call: Call) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 20:
+            raise NotNowError(after_s)
+
+    async def play() -> None:
+        bench = Bench(not_now)
+        bench.work.add(stored("1", 0))
+        await until(lambda: bench.committable() == {("calls", 0): 0})
+
+    uvloop.run(play())
+    assert tries == 20
+
+
 async def test_a_handler_that_does_not_mind_its_time_keeps_its_worker_only() -> None:
     """One that swallows its cancellation and goes on is taken at its word."""
     ended = 0
@@ -283,7 +357,69 @@ async def test_a_handler_that_does_not_mind_its_time_keeps_its_worker_only() -> 
     assert bench.rejected == []
 
 
+def test_what_others_say_is_such_that_it_can_be_kept() -> None:
+    """Whatever is raised can be stored, does not spin, and ends."""
+    plain = RejectError("no_such_account", "acme has none")
+    assert (plain.reason, plain.detail) == ("no_such_account", "acme has none")
+    error = OSError("+15551230001")
+    assert RejectError(error).reason == "OSError"  # type: ignore[arg-type]
+    odd = RejectError("\udc80" + "x" * 5000, "\udc80" + "y" * 5000)
+    assert odd.reason == "?" + "x" * 99
+    assert odd.detail == "?" + "y" * 999
+    asked = [5.0, 0.0, -1.0, float("nan"), float("inf")]
+    assert [NotNowError(after_s).after_s for after_s in asked] == [5.0, 0.1, 0.1, 0.1, 86_400.0]
+
+
 # Leaving
+
+
+async def test_who_was_given_up_and_has_not_minded_works_no_more() -> None:
+    """Its worker counts as cancelled: what else it handled could not be told from given up."""
+    partitions: list[int] = []
+
+    async def stubborn(call: Call, event: Event[Call]) -> None:
+        partitions.append(event.partition)
+        if event.partition == 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+        else:
+            await asyncio.sleep(3600)
+
+    bench = Bench(stubborn, parallel=1)
+    for route in bench.routes:
+        route.timeout_s = 0.01
+    bench.work.add(stored("1", 0))
+    bench.work.add(stored("2", 0, partition=1))
+    await asyncio.sleep(0)
+    handled = await bench.work.leave([("calls", 0)], 0.0)
+    assert [each.position for each in handled.records] == [0]
+    async with asyncio.timeout(60):
+        while not bench.rejected:
+            bench.work.cancel_late()
+            await asyncio.sleep(0.01)
+    assert partitions == [0, 1, 1]
+    assert bench.rejected == [(0, "TimeoutError", bench.rejected[0][2])]
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+async def test_what_a_handler_makes_of_being_given_up_is_not_the_events_fault(tries: int) -> None:
+    """As clients of databases that say that the connection has failed."""
+
+    async def converts(call: Call) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise ConnectionError from None
+
+    bench = Bench(converts)
+    for route in bench.routes:
+        route.retry = Retry(tries=tries)
+    bench.work.add(stored("1", 0))
+    await asyncio.sleep(0)
+    handled = await bench.work.leave(None, 0.0)
+    assert handled.records == []
+    assert bench.rejected == []
+    assert bench.work.counts["converts", "failed"] == 0
 
 
 async def test_what_is_left_behind_has_no_holes() -> None:
@@ -486,7 +622,10 @@ class Play:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_whatever_happens_nothing_is_skipped_and_keys_keep_their_order(seed: int) -> None:
+async def test_whatever_happens_nothing_is_skipped_and_keys_keep_their_order(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.subscribe.events._LEAST_S", 0.0)
     play = Play(seed)
     turns = 0
     while play.left:
