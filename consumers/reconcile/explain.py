@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import orjson
 
+from consumers.known import known_connections
 from consumers.reconcile.explain_page import (
     FIELDS,
     Page,
@@ -24,8 +26,9 @@ from consumers.reconcile.order import SKEW_MS
 from consumers.reconcile.rivals import Log, Sight, sights
 from consumers.reconcile.role import components, pairs_of, rules_of
 from consumers.render import masked
+from ingest.errors import ConfigError
 from ingest.eventlog.kinds import read_once
-from ingest.eventlog.log import Behind
+from ingest.eventlog.log import Behind, StoredRecord
 from ingest.logs import setup_logs
 from ingest.settings import Settings
 from schemas.times import now_ms, rfc3339
@@ -33,9 +36,20 @@ from schemas.times import now_ms, rfc3339
 #: Facts of calls that began so long before are read, for the legs that a call may have had.
 _BEFORE_MS = 3_600_000
 
+#: So much later than it a call that is like it has ended.
+_AFTER_MS = 24 * 3_600_000
+
+#: Of the call, in its event: the first of that name. Quotes in a text are escaped.
+_STARTED = re.compile(rb'"started_at": ?(?:null|"([^"]*)")')
+
 
 def explain(settings: Settings, call_id: str, connection: str | None, *, as_json: bool) -> int:
-    """Print what is known of a call on both sides and what became of it; 1 if it is unknown."""
+    """Print what is known of a call on both sides and what became of it; 1 if it is unknown.
+
+    Raises ConfigError for what is no id.
+    """
+    if not (call_id + (connection or "")).isprintable():
+        raise ConfigError(f"{call_id!r} is no id: no id has such characters")
     logs = setup_logs(settings.logging.format, "error")
     try:
         found = asyncio.run(_read(settings, call_id, connection))
@@ -57,7 +71,7 @@ def explain(settings: Settings, call_id: str, connection: str | None, *, as_json
 
 async def _read(settings: Settings, call_id: str, connection: str | None) -> list[Told]:
     """The legs of that id, by connection, each with what was said of it."""
-    names = [connection] if connection else sorted(settings.connections)
+    names = [connection] if connection else known_connections(settings)
     keys = frozenset(f"{name}/{call_id}".encode() for name in names)
     legs: dict[str, Leg] = {}
     verdicts: dict[str, list[dict[str, Any]]] = {}
@@ -94,39 +108,62 @@ async def _read_pairs(settings: Settings, leg: Leg) -> list[tuple[Sight, list[di
     """What the calls around it come to, and what was said of it together with others."""
     home = next(each for each in components(settings).values() if leg.connection in each)
     setups = pairs_of(settings, home)
-    gate_ms = max(each.rules.gate_ms for each in setups)
-    started_ms = leg.started_ms or leg.first_at_ms
-    begin_ms = min(started_ms, leg.first_at_ms) - 2 * gate_ms - _BEFORE_MS
-    prefixes = tuple(f"{name}/".encode() for name in home)
+    near = _Near(settings, leg, home, max(each.rules.gate_ms for each in setups))
     log = Log()
     events: dict[str, list[dict[str, Any]]] = {}
-
-    def is_near(instant: datetime | str | None) -> bool:
-        """Whether a call that began then may have to do with it."""
-        if isinstance(instant, str):
-            instant = datetime.fromisoformat(instant)
-        return instant is None or abs(ms_of(instant) - started_ms) <= 2 * gate_ms + _BEFORE_MS
-
-    topics = ["calls", "checkpoints", "directory", "verdicts"]
-    start = Behind({}, dict.fromkeys(("calls", "checkpoints", "verdicts"), begin_ms))
-    async for stored in read_once(settings, topics, start):
-        if stored.value is None or not stored.key.startswith(prefixes):
-            continue
-        if stored.topic == "verdicts":
+    async for stored in near.read("calls", until_ms=near.until_ms):
+        _add_fact(log, stored)
+    async for stored in near.read("checkpoints", "directory", "verdicts"):
+        if stored.topic != "verdicts":
+            _add_fact(log, stored)
+        elif stored.value is not None:
             event = orjson.loads(stored.value)
             data = event["data"]
-            if "verdict" in data and is_of_pair(data) and is_near(data["started_at"]):
+            if "verdict" in data and is_of_pair(data):
                 _add(events.setdefault(data["call_id"], []), event)
-            continue
-        fact = read_fact(stored)
-        if fact is None:
-            continue
-        if not isinstance(fact, CallFact) or is_near(fact.call.started_at):
-            log.add(fact)
     clock_ms = now_ms() - LATE_MS - SKEW_MS
     call = leg.connection, leg.call_id
     found = sights(log, setups, rules_of(settings.reconcile), call, clock_ms)
     return [(sight, _said_of(sight, itertools.chain(*events.values()))) for sight in found]
+
+
+class _Near:
+    """Reads what may have to do with a call of a pair."""
+
+    def __init__(self, settings: Settings, leg: Leg, home: Iterable[str], gate_ms: int) -> None:
+        self._settings = settings
+        self._prefixes = tuple(f"{name}/".encode() for name in home)
+        self._started_ms = leg.first_at_ms if leg.started_ms is None else leg.started_ms
+        self._within_ms = 2 * gate_ms + _BEFORE_MS
+        begin_ms = min(self._started_ms, leg.first_at_ms) - self._within_ms
+        self._start = Behind({}, dict.fromkeys(("calls", "checkpoints", "verdicts"), begin_ms))
+        #: Later facts of calls change nothing any more.
+        self.until_ms: int | None = None
+        if leg.ended_ms is not None:
+            rules = settings.reconcile
+            window_s = max(rules.window_s, rules.settle_s + rules.hold_max_s)
+            self.until_ms = leg.ended_ms + round(window_s * 1000) + _AFTER_MS
+
+    async def read(self, *topics: str, until_ms: int | None = None) -> AsyncIterator[StoredRecord]:
+        async for stored in read_once(self._settings, topics, self._start, until_ms=until_ms):
+            if stored.key.startswith(self._prefixes) and self._is_near(stored):
+                yield stored
+
+    def _is_near(self, stored: StoredRecord) -> bool:
+        """Not so of most calls on the log; those are not parsed."""
+        if stored.topic not in ("calls", "verdicts") or stored.value is None:
+            return True
+        found = _STARTED.search(stored.value)
+        if found is None or found[1] is None:
+            return True
+        begun_ms = ms_of(datetime.fromisoformat(found[1].decode()))
+        return abs(begun_ms - self._started_ms) <= self._within_ms
+
+
+def _add_fact(log: Log, stored: StoredRecord) -> None:
+    fact = read_fact(stored)
+    if fact is not None:
+        log.add(fact)
 
 
 def _said_of(sight: Sight, events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 from ingest.eventlog.journal import open_journal
 from ingest.eventlog.journal import open_reader as open_journal_reader
-from ingest.eventlog.log import EventLog, GroupReader, Keys, Reader, Start, StoredRecord, Watcher
+from ingest.eventlog.log import (
+    EventLog,
+    GroupReader,
+    Keys,
+    Place,
+    Reader,
+    Start,
+    StoredRecord,
+    Watcher,
+)
 from ingest.settings import Settings
 from schemas.event import digest_of_bytes
 
@@ -94,18 +103,28 @@ async def read_once(
     topics: Sequence[str],
     start: Start = "earliest",
     keys: Keys | None = None,
+    *,
+    until_ms: int | None = None,
 ) -> AsyncIterator[StoredRecord]:
     """Everything on these topics from ``start`` to where they end now.
 
-    With ``keys``, of these keys alone.
+    With ``keys``, of these keys alone. ``until_ms``: not all that was written later is read,
+    milliseconds since 1970.
     """
+    #: Partitions that have come to what was written later.
+    over: set[Place] = set()
     async with open_reader(settings, topics, start=start, keys=keys) as reader:
         while True:
             found = await reader.fetch(wait_s=0.1)
             for stored in found:
                 if keys is None or stored.key in keys[stored.topic]:
                     yield stored
-            if not found and await reader.caught_up():
+            if until_ms is not None:
+                # One that was early with its clock ends nothing.
+                over |= {(s.topic, s.partition) for s in found if s.written_ms > until_ms}
+                over -= {(s.topic, s.partition) for s in found if s.written_ms <= until_ms}
+                reader.hold(over)
+            if not found and over.issuperset(await reader.behind()):
                 return
             await asyncio.sleep(0)
 

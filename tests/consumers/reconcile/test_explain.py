@@ -12,7 +12,8 @@ import pytest
 from consumers.reconcile import explain as command
 from consumers.reconcile.core import Core
 from consumers.reconcile.facts import CallFact, Fact, Listed
-from ingest.eventlog.log import Keys, Start, StoredRecord
+from ingest.errors import ConfigError
+from ingest.eventlog.log import Behind, Keys, Start, StoredRecord
 from ingest.settings import Settings
 from tests.consumers.reconcile.test_pairs import (
     AGENT,
@@ -30,6 +31,7 @@ from tests.consumers.reconcile.world import (
     SECOND,
     T0,
     ended,
+    event,
     history,
     new_core,
     record,
@@ -90,8 +92,10 @@ def explain(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         code: int = 0,
         settings: Settings = SETTINGS,
         core: Core | None = None,
+        beside: Sequence[StoredRecord] = (),
     ) -> str:
-        log = [stored(fact) for fact in sorted(facts, key=lambda each: each.at_ms)]
+        log = [*beside]
+        log += [stored(fact) for fact in sorted(facts, key=lambda each: each.at_ms)]
         log += [
             StoredRecord(each.topic, 0, 0, until_ms, each.key, each.value, each.headers)
             for each in history(core or pair_core(), facts, until_ms)
@@ -103,6 +107,8 @@ def explain(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
             topics: Sequence[str],
             start: Start = "earliest",
             keys: Keys | None = None,
+            *,
+            until_ms: int | None = None,
         ) -> AsyncIterator[StoredRecord]:
             for each in log:
                 if each.topic in topics and (keys is None or each.key in keys[each.topic]):
@@ -301,6 +307,57 @@ def test_an_id_is_a_text_and_nothing_that_a_terminal_obeys(explain: Explain) -> 
     out = explain(facts, "100")
     assert "[/b]" in out
     assert "\x1b" not in out
+
+
+def test_calls_of_other_days_are_not_even_read_as_such(explain: Explain) -> None:
+    started = str(text(T0 - 24 * HOUR)).encode()
+    odd = b'{"data": {"started_at": "%b", "recordings": []}}' % started
+    beside = [StoredRecord(topic, 0, 0, T0, b"acme/9", odd, ()) for topic in ("calls", "verdicts")]
+    # What is behind the call's own start is another's.
+    near = pushed("100", T0, recordings=[{"started_at": text(T0 - 24 * HOUR)}])
+    found = lines(explain([AGENT, near, recorded("r1", T0, T0 + MINUTE)], "r1", beside=beside))
+    assert "1. matched 2026-09-21 14:14:59 of 100: both sides tell the same" in found
+
+
+@pytest.mark.parametrize(
+    ("call", "until_ms"),
+    [
+        # 72 h, and a day for those that are like it and went on for longer.
+        (pushed("100", T0), T0 - 500 + 96 * HOUR),
+        # Nobody knows when it ends.
+        (event("100", "connected", T0, started_at=T0 - 500 - 2 * MINUTE), None),
+    ],
+)
+async def test_an_old_call_needs_no_facts_of_today(
+    monkeypatch: pytest.MonkeyPatch, call: CallFact, until_ms: int | None
+) -> None:
+    asked: dict[tuple[str, ...], tuple[Start, int | None]] = {}
+
+    async def read_once(
+        settings: Settings,
+        topics: Sequence[str],
+        start: Start = "earliest",
+        keys: Keys | None = None,
+        *,
+        until_ms: int | None = None,
+    ) -> AsyncIterator[StoredRecord]:
+        asked[tuple(topics)] = start, until_ms
+        if keys is not None:
+            yield stored(call)
+
+    monkeypatch.setattr(command, "read_once", read_once)
+    await command._read(SETTINGS, "100", "acme")
+    begun_ms = T0 - 500 - 2 * MINUTE
+    # Twice `gate_s`, and an hour.
+    start = Behind({}, dict.fromkeys(("calls", "checkpoints", "verdicts"), begun_ms - 70 * MINUTE))
+    assert asked[("calls",)] == (start, until_ms)
+    assert asked[("checkpoints", "directory", "verdicts")] == (start, None)
+
+
+def test_what_is_no_id() -> None:
+    for call_id, connection in (("\udcff", None), ("100", "\udcff"), ("1\x1b[2J", None)):
+        with pytest.raises(ConfigError, match="is no id"):
+            command.explain(SETTINGS, call_id, connection, as_json=False)
 
 
 def test_of_a_call_that_nobody_knows(explain: Explain) -> None:
