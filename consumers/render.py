@@ -1,4 +1,4 @@
-"""Events for people: one line each."""
+"""What people see: events, a line each; numbers masked; texts that no terminal obeys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,11 @@ _STYLES = {
 }
 _STRONG = {"ended": "bold", "missed": "bold red", "blocked": "bold red"}
 
+#: Of a number that is no longer than that nothing is shown: too little of it would be hidden.
+_SHORT_NUMBER = 9
 
-#: Of a number that is no longer than that nothing is shown.
-_SHORT_NUMBER = 6
+#: Joins what becomes one emoji. It counts as not printable.
+_JOINER = "\u200d"
 
 
 def masked(number: str | None) -> str | None:
@@ -29,6 +31,17 @@ def masked(number: str | None) -> str | None:
     if not number:
         return None
     return f"{number[:2]}…{number[-4:]}" if len(number) > _SHORT_NUMBER else "…"
+
+
+def printable(text: str) -> str:
+    """On one line, and nothing that a terminal obeys: whoever sends an SMS has written it."""
+    return "".join(map(_printable, text))
+
+
+def _printable(letter: str) -> str:
+    if letter.isprintable() or letter == _JOINER:
+        return letter
+    return " " if letter.isspace() else "\ufffd"
 
 
 def line(event: Mapping[str, Any]) -> Text:
@@ -39,7 +52,7 @@ def line(event: Mapping[str, Any]) -> Text:
     text.append(event["time"][11:19], "dim")
     text.append(f"  {subject}.{what}".ljust(28), f"{style} {_STRONG.get(what, '')}".strip())
     text.append(f"  {event['connection']}  ", "dim")
-    text.append(_story(subject, event["data"]))
+    text.append(printable(_story(subject, event["data"])))
     if event.get("stale"):
         text.append("  stale", "dim")
     return text

@@ -14,7 +14,7 @@ from consumers.reconcile.legs import Leg
 from consumers.reconcile.matching import MOST_AROUND, Candidate
 from consumers.reconcile.rivals import Rival, Sight
 from consumers.reconcile.role import rules_of
-from consumers.render import masked
+from consumers.render import masked, printable
 from ingest.settings import Settings
 from schemas.times import rfc3339
 
@@ -323,8 +323,8 @@ def _table(*columns: str) -> Table:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Nothing that a terminal would obey: ids are what providers say they are."""
-    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text), style)
+    """Ids are what providers say they are; line breaks are ours."""
+    return Text("\n".join(map(printable, text.split("\n"))), style)
 
 
 def _what(rival: Rival) -> str:

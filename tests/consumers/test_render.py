@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from consumers.render import line
+import pytest
+
+from consumers.render import line, masked, printable
 from ingest.gaps import gap_event
 from schemas.consent import Consent, ConsentState
 from schemas.directory import Directory, DirectoryKind
@@ -56,3 +58,43 @@ def test_the_longest_type_is_not_grown_together_with_the_connection() -> None:
         {"note": "n", "action": "a", "changed_by": {"withheld": True}},
     )
     assert told == "14:15:21  change.much_longer_than_every_other  acme  n  by withheld"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Grüße, 你好 \U0001f468\u200d\U0001f469", "Grüße, 你好 \U0001f468\u200d\U0001f469"),
+        ("two\nlines\tand\xa0a blank", "two lines and a blank"),
+        ("\x1b[2J\x9b31m\x07\u202eevil", "\ufffd[2J\ufffd31m\ufffd\ufffdevil"),
+        ("\udcff", "\ufffd"),
+    ],
+)
+def test_nothing_that_a_terminal_obeys(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_who_writes_to_us_cannot_forge_a_line() -> None:
+    somebody = {"withheld": False, "name": None, "number": "+12065550123", "id": None}
+    data = {
+        "contact": somebody,
+        "target": somebody,
+        "direction": "inbound",
+        "status": None,
+        "text": "hi\n14:15:21  call.missed  \x1b[1mMallory",
+    }
+    assert shown("message.received", data).endswith("“hi 14:15:21  call.missed  \ufffd[1mMallory”")
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        ("+12065550123", "+1…0123"),
+        # Of a number of eight digits six would be known.
+        ("+49301234", "…"),
+        ("101", "…"),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_masks(number: str | None, shown: str | None) -> None:
+    assert masked(number) == shown

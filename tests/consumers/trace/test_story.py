@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.render import masked
 from consumers.trace.story import Spooled, names, tell
 from ingest.eventlog.log import StoredRecord
 from tests.consumers.trace.events import T0, call, row, stored, verdict
@@ -223,13 +222,6 @@ def test_short_ids_name_nothing() -> None:
 @given(st.binary())
 def test_no_body_is_too_odd(body: bytes) -> None:
     assert not names(reject(body), {"5000000000001101"})
-
-
-def test_masks() -> None:
-    assert masked("+12065550123") == "+1…0123"
-    assert masked("101") == "…"
-    assert masked(None) is None
-    assert masked("") is None
 
 
 @given(
