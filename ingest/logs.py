@@ -301,10 +301,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "connection reason said retry_in_s suppressed",
     ),
     "sink_stopped": (
-        "A provider refuses our token or account: tried again after a while, and at SIGHUP.",
-        "connection detail said retry_in_s",
+        "A group tells a provider nothing: our token or account is refused, or a topic is missing.",
+        "connection group detail said retry_in_s",
     ),
-    "sink_resumed": ("It takes them again.", "connection"),
+    "sink_resumed": ("It takes them again.", "connection group"),
     "sink_ledger_lost": (
         "What was told before cannot be read: leads are looked for, the rest is told again.",
         "path error",

@@ -3,7 +3,8 @@
 DialedIn knows no idempotency. A number that is put on its list twice is on it, and fields that are
 set twice are set; so these are sent until there is a yes. A lead is another matter: it may ring a
 person. Before one is made it is looked for by our id, and that it is about to be made is on the
-disk; where the answer is lost, nobody makes it before it was looked for again, a while later.
+disk; where the answer is lost, nobody makes it before it was looked for again, a while later. Nor
+does anybody who cannot know which answers were lost: a machine that takes over from another one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -82,14 +83,20 @@ class Executor:
         *,
         campaign: str,
         look_after_s: float,
+        sure_from_ms: int = 0,
         clock_ms: Callable[[], int],
     ) -> None:
-        """``look_after_s``: see `Assumptions`; ``clock_ms``: milliseconds since 1970."""
+        """``look_after_s``: see `Assumptions`; ``clock_ms``: milliseconds since 1970.
+
+        ``sure_from_ms``: until then a lead that the ledger does not know may have been begun
+        elsewhere; by the same clock, and ``look_after_s`` from now at most.
+        """
         self._name = name
         self._api = api
         self._ledger = ledger
         self._campaign = campaign
         self._look_after_ms = round(look_after_s * 1000)
+        self._sure_from_ms = sure_from_ms
         self._clock_ms = clock_ms
         self._failures = 0
         self._sample = Sample()
@@ -125,11 +132,10 @@ class Executor:
         return await self._api.update_lead(command.number, command.fields)
 
     async def _inject(self, command: Lead, known: Mapping[str, Entry]) -> Outcome:
-        begun_ms = max((entry.begun_ms for entry in known.values()), default=None)
-        if begun_ms is not None:
-            wait_ms = begun_ms + self._look_after_ms - self._clock_ms()
-            if 0 < wait_ms <= self._look_after_ms:
-                raise NotNowError(wait_ms / 1000)
+        sure_from_ms = (entry.begun_ms + self._look_after_ms for entry in known.values())
+        wait_ms = max(sure_from_ms, default=self._sure_from_ms) - self._clock_ms()
+        if 0 < wait_ms <= self._look_after_ms:
+            raise NotNowError(wait_ms / 1000)
         for client_id in (command.client_id, *(ident for _, ident in command.former)):
             if await self._api.lead_exists("ClientId", client_id):
                 return "found"

@@ -1,9 +1,11 @@
 """What DialedIn was told, in one small SQLite file, so that nothing is told again.
 
-Losing it repeats what does no harm, and no lead: one is looked for before it is made.
+Losing it repeats what does no harm, and no lead: one is looked for before it is made. Nothing in it
+is forgotten, since compacted topics forget nothing: a line has some hundred bytes.
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,16 +22,14 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-#: What is older is forgotten, in milliseconds: nobody tells us of it again.
-KEEP_MS = 90 * 24 * 3600 * 1000
-
 _BUSY_MS = 5000
+
+_BROKEN = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 
 _SCHEMA = """
 create table if not exists commands (
     key text primary key, action text not null, begun_ms integer not null, outcome text
-) without rowid;
-create index if not exists commands_begun on commands (begun_ms)
+) without rowid
 """
 
 _BEGIN = """
@@ -46,6 +46,10 @@ class LedgerError(Exception):
     """The disk takes nothing."""
 
 
+class LedgerLostError(LedgerError):
+    """What is there cannot be read any more."""
+
+
 class Entry(Struct, frozen=True):
     #: When it was last sent, or about to be: by our clock, milliseconds since 1970.
     begun_ms: int
@@ -54,10 +58,15 @@ class Entry(Struct, frozen=True):
 
 
 class Ledger:
-    """The commands of one connection. Use `open`. What is written is durable."""
+    """The commands of one connection. Use `open`. What is written is durable.
+
+    All but `close` raise LedgerError.
+    """
 
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
+        #: Of this file and no other.
+        self.ident: int = db.pragma("user_version")
         # One thread: SQLite waits for the disk, and the event loop must not.
         self._thread = ThreadPoolExecutor(1, "ledger")
 
@@ -68,7 +77,7 @@ class Ledger:
             make_folder(path.parent)
             try:
                 return cls(_open(path))
-            except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError) as error:
+            except _BROKEN as error:
                 log.warning("sink_ledger_lost", path=str(path), error=type(error).__name__)
                 for suffix in ("", "-wal", "-shm"):
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -77,8 +86,9 @@ class Ledger:
             raise LedgerError(type(error).__name__) from None
 
     async def close(self) -> None:
-        """Once everything that was begun is written."""
-        await self._do(self._db.close)
+        """Once everything that was begun is written. Never raises."""
+        with suppress(LedgerError):
+            await self._do(self._db.close)
         self._thread.shutdown()
 
     async def entries(self, keys: Sequence[str]) -> dict[str, Entry]:
@@ -102,20 +112,20 @@ class Ledger:
 
     async def end(self, key: str, action: str, at_ms: int, outcome: str) -> None:
         """It is done, and need not be done again."""
-        await self._write(_END, (key, action, at_ms, outcome), at_ms)
+        await self._write(_END, (key, action, at_ms, outcome))
 
-    async def _write(self, sql: str, row: tuple[str | int, ...], at_ms: int | None = None) -> None:
+    async def _write(self, sql: str, row: tuple[str | int, ...]) -> None:
         def write() -> None:
             with self._db:
                 self._db.execute(sql, row)
-                if at_ms is not None:
-                    self._db.execute("delete from commands where begun_ms < ?", (at_ms - KEEP_MS,))
 
         await self._do(write)
 
     async def _do(self, do: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, do)
+        except _BROKEN as error:
+            raise LedgerLostError(type(error).__name__) from None
         except apsw.Error as error:
             raise LedgerError(type(error).__name__) from None
 
@@ -143,6 +153,8 @@ def _open(path: Path) -> apsw.Connection:
         db.pragma("journal_mode", "wal")
         db.pragma("synchronous", "full")
         db.execute(_SCHEMA)
+        if not db.pragma("user_version"):
+            db.pragma("user_version", 1 + secrets.randbelow(2**31 - 1))
         if db.execute("pragma quick_check(1)").get != "ok":
             raise apsw.CorruptError
     except apsw.Error:

@@ -13,7 +13,7 @@ import structlog
 
 from consumers.sinks.dialedin.events import MODELS, Rules
 from consumers.sinks.dialedin.executor import DISK_PAUSE_S, Executor, KeyRefusedError
-from consumers.sinks.dialedin.ledger import Ledger, LedgerError
+from consumers.sinks.dialedin.ledger import Ledger, LedgerError, LedgerLostError
 from consumers.sinks.dialedin.rules import Command
 from consumers.subscribe import Event, NotNowError, RejectError, Retry, Subscriber
 from ingest.errors import ConfigError
@@ -37,6 +37,12 @@ _WORK = SOURCE = "sink"
 
 #: A token that was refused is tried again after so long, and at SIGHUP.
 STOPPED_S = 900.0
+
+#: A topic that is missing is looked for again after so long.
+_TOPICS_S = 60.0
+
+#: A ledger that cannot be read any more is made anew after so long.
+_AGAIN_S = 1.0
 
 #: What is under way gets so long at the end; less than `ingest.work.GRACE_S`.
 _LEAVE_S = 3.0
@@ -101,57 +107,137 @@ class _Sink:
     def __init__(self, service: Service, job: Job) -> None:
         self._service = service
         self._job = job
-        self._name = job.connection
         self._connection = service.settings.connections[job.connection]
-        #: Why nothing is told, if that is so.
-        self._stopped = ""
-        self._refused: asyncio.Future[KeyRefusedError] | None = None
-        self._reloaded = asyncio.Event()
+        self._groups: Sequence[_Group] = ()
 
     def troubles(self) -> Sequence[str]:
-        return [f"sink_stopped:{self._name}"] if self._stopped else []
+        stopped = any(each.stopped for each in self._groups)
+        return [f"sink_stopped:{self._job.connection}"] if stopped else []
+
+    def reload(self) -> None:
+        for each in self._groups:
+            each.reload()
+
+    async def run(self) -> None:
+        """Tell it until cancelled. Raises what ends a subscriber."""
+        while True:
+            ledger = await self._open_ledger()
+            try:
+                await self._tell(ledger)
+            except LedgerLostError:
+                await asyncio.sleep(_AGAIN_S)  # then it is made anew
+            finally:
+                await ledger.close()
+
+    async def _open_ledger(self) -> Ledger:
+        path = ledger_path(self._service.settings.eventlog.path, self._job.connection)
+        while True:
+            try:
+                return await asyncio.to_thread(Ledger.open, path)
+            except LedgerError:
+                _tell_disk(self._job.connection)
+                await asyncio.sleep(DISK_PAUSE_S)
+
+    async def _tell(self, ledger: Ledger) -> None:
+        assume = Assumptions.of(self._connection)
+        since_ms, sure_from_ms = await self._adopt(ledger, round(assume.look_after_s * 1000))
+        rules = Rules(self._connection, since_ms)
+        self._groups = [
+            _Group(self._service.settings, self._job.connection, group, names, rules)
+            for group, names in sink_groups(self._job.connection, self._connection.sink).items()
+        ]
+        telling = [
+            asyncio.create_task(each.run(ledger, assume.look_after_s, sure_from_ms))
+            for each in self._groups
+        ]
+        try:
+            await asyncio.gather(*telling)
+        finally:
+            for task in telling:
+                task.cancel()
+            await asyncio.wait(telling)
+
+    async def _adopt(self, ledger: Ledger, look_after_ms: int) -> tuple[Mapping[str, int], int]:
+        """Since when each rule that is on has been: before, it was none of our business.
+
+        And from when on what the ledger does not know was begun by nobody: where the last one that
+        told the connection anything had another ledger, something of his may still be under way.
+        """
+        known = self._job.checkpoint(SOURCE) or {}
+        since_ms = {
+            rule: known.get("since_ms", {}).get(rule, now_ms())
+            for rule in self._connection.sink.rules
+        }
+        sure_from_ms: int = known.get("sure_from_ms", 0)
+        if known and known.get("ledger") != ledger.ident:
+            sure_from_ms = now_ms() + look_after_ms
+        state = {"since_ms": since_ms, "ledger": ledger.ident, "sure_from_ms": sure_from_ms}
+        if {**known, **state} != known:
+            await save_patiently(self._job, SOURCE, state)
+        return since_ms, sure_from_ms
+
+
+class _Group:
+    """A group that tells a connection something. What stops it stops no other one.
+
+    So opt-outs go out where leads are refused, and have neither their pauses nor their sockets.
+    """
+
+    def __init__(
+        self, settings: Settings, name: str, group: str, names: Sequence[str], rules: Rules
+    ) -> None:
+        """``name``: of the connection; ``names``: of the group's rules."""
+        self._settings = settings
+        self._name = name
+        self._connection = settings.connections[name]
+        self._group = group
+        self._names = names
+        self._rules = rules
+        #: Whether nothing is told: the token or the account is refused, or a topic is missing.
+        self.stopped = False
+        self._fault: asyncio.Future[Exception] | None = None
+        self._reloaded = asyncio.Event()
 
     def reload(self) -> None:
         """There may be another token."""
         self._reloaded.set()
 
-    async def run(self) -> None:
-        """Tell it until cancelled; where the token is refused, again after a while."""
-        rules = Rules(self._connection, await self._adopt())
-        path = ledger_path(self._service.settings.eventlog.path, self._name)
-        ledger = await asyncio.to_thread(Ledger.open, path)
-        try:
-            while True:
-                self._reloaded.clear()
-                key = self._key()
-                try:
-                    await self._tell(rules, ledger)
-                except KeyRefusedError as error:
-                    if self._key() != key:
-                        continue  # another one was put into its file
-                    self._stop(error)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(STOPPED_S):
-                        await self._reloaded.wait()
-        finally:
-            await ledger.close()
+    async def run(self, ledger: Ledger, look_after_s: float, sure_from_ms: int) -> None:
+        """Tell it until cancelled; what stops it is tried again after a while.
+
+        Raises LedgerLostError, and what else ends a subscriber.
+        """
+        while True:
+            self._reloaded.clear()
+            key = self._key()
+            try:
+                await self._tell(ledger, look_after_s, sure_from_ms)
+            except KeyRefusedError as error:
+                if self._key() != key:
+                    continue  # another one was put into its file
+                self._stop(str(error), STOPPED_S, said=error.said)
+                await self._rest(STOPPED_S)
+            except ConfigError as error:
+                self._stop(str(error), _TOPICS_S)
+                await self._rest(_TOPICS_S)
+                self.stopped = False  # perhaps it can begin now
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._reloaded.wait()
 
     def _key(self) -> str:
         with suppress(ConfigError):
             return self._connection.key()
         return ""
 
-    async def _adopt(self) -> Mapping[str, int]:
-        """Since when each rule that is on has been: before, it was none of our business."""
-        known = (self._job.checkpoint(SOURCE) or {}).get("since_ms", {})
-        since_ms = {rule: known.get(rule, now_ms()) for rule in self._connection.sink.rules}
-        if since_ms != known:
-            await save_patiently(self._job, SOURCE, {"since_ms": since_ms})
-        return since_ms
+    async def _tell(self, ledger: Ledger, look_after_s: float, sure_from_ms: int) -> None:
+        """Raises KeyRefusedError, also if there is no token; ConfigError if a topic is missing.
 
-    async def _tell(self, rules: Rules, ledger: Ledger) -> None:
-        """Raises KeyRefusedError, also if there is no token."""
-        self._refused = refused = asyncio.get_running_loop().create_future()
+        Besides LedgerLostError, and what else ends a subscriber.
+        """
+        self._fault = fault = asyncio.get_running_loop().create_future()
         async with AsyncExitStack() as stack:
             try:
                 api = await stack.enter_async_context(open_api(self._name, self._connection))
@@ -162,39 +248,40 @@ class _Sink:
                 api,
                 ledger,
                 campaign=self._connection.sink.lead_campaign,
-                look_after_s=Assumptions.of(self._connection).look_after_s,
+                look_after_s=look_after_s,
+                sure_from_ms=sure_from_ms,
                 clock_ms=now_ms,
             )
-            groups = sink_groups(self._name, self._connection.sink)
-            subscribers = [
-                self._subscriber(group, names, self._handler(rules, executor))
-                for group, names in groups.items()
-            ]
-            telling = [asyncio.create_task(each.run()) for each in subscribers]
+            subscriber = self._subscriber(self._handler(executor))
+            telling = asyncio.create_task(subscriber.run())
             try:
-                await asyncio.wait([*telling, refused], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([telling, fault], return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await _end(subscribers, telling)
-        if refused.done():
-            raise refused.result()
+                await _end(subscriber, telling)
+        if fault.done():
+            raise fault.result()
 
-    def _subscriber(
-        self, group: str, rules: Sequence[str], handler: Callable[..., Any]
-    ) -> Subscriber:
-        subscriber = Subscriber(group, leave_s=_LEAVE_S, settings=self._service.settings)
-        for rule in rules:
+    def _subscriber(self, handler: Callable[..., Any]) -> Subscriber:
+        subscriber = Subscriber(self._group, leave_s=_LEAVE_S, settings=self._settings)
+        for rule in self._names:
             # How long it takes goes by the rate: it gives up by itself.
             retry = _RETRIES.get(rule, _OTHERS)
             subscriber.on(MODELS[rule], retry=retry, timeout_s=None)(handler)
         return subscriber
 
-    def _handler(self, rules: Rules, executor: Executor) -> Callable[..., Any]:
+    def _handler(self, executor: Executor) -> Callable[..., Any]:
         async def tell_dialedin(_: Model, event: Event[Model]) -> None:
-            rule, decision = rules.decide(event, now_ms)
+            rule, decision = self._rules.decide(event, now_ms)
             if decision.nothing:
                 SINK_PASSED_OVER.labels(self._name, rule, decision.nothing).inc()
+            failed: FailedError | None = None
             for command in decision.commands:
-                await self._carry_out(executor, command)
+                try:
+                    await self._carry_out(executor, command)
+                except FailedError as error:
+                    failed = error
+            if failed is not None:
+                raise failed
             if decision.outside:
                 SINK_PASSED_OVER.labels(self._name, rule, "not_plus_one").inc(decision.outside)
                 log.warning(
@@ -207,44 +294,46 @@ class _Sink:
     async def _carry_out(self, executor: Executor, command: Command) -> None:
         try:
             outcome = await executor.carry_out(command)
-        except KeyRefusedError as error:
-            if self._refused is not None and not self._refused.done():
-                self._refused.set_result(error)
+        except (KeyRefusedError, LedgerLostError) as error:
+            if self._fault is not None and not self._fault.done():
+                self._fault.set_result(error)
             raise NotNowError(STOPPED_S) from None
         except LedgerError:
-            log.warning("sink_waits", connection=self._name, reason="disk", retry_in_s=DISK_PAUSE_S)
+            _tell_disk(self._name)
             raise NotNowError(DISK_PAUSE_S) from None
         except FailedError as error:
             SINK_COMMANDS.labels(self._name, command.action, "failed").inc()
             log.error("sink_failed", connection=self._name, action=command.action, said=error.said)
             raise
-        if self._stopped:
-            self._stopped = ""
-            log.info("sink_resumed", connection=self._name)
+        if self.stopped and outcome != "repeat":
+            self.stopped = False
+            log.info("sink_resumed", connection=self._name, group=self._group)
         SINK_COMMANDS.labels(self._name, command.action, outcome).inc()
         log.info("sink_told", connection=self._name, action=command.action, outcome=outcome)
 
-    def _stop(self, error: KeyRefusedError) -> None:
-        self._stopped = str(error)
+    def _stop(self, detail: str, retry_in_s: float, said: str = "") -> None:
+        self.stopped = True
         log.error(
             "sink_stopped",
             connection=self._name,
-            detail=self._stopped,
-            said=error.said,
-            retry_in_s=STOPPED_S,
+            group=self._group,
+            detail=detail,
+            said=said,
+            retry_in_s=retry_in_s,
         )
 
 
-async def _end(subscribers: Sequence[Subscriber], telling: "Sequence[asyncio.Task[None]]") -> None:
-    """Let what is under way end, and what is done be committed. Raises what has ended one."""
-    for each in subscribers:
-        each.stop()
+def _tell_disk(connection: str) -> None:
+    log.warning("sink_waits", connection=connection, reason="disk", retry_in_s=DISK_PAUSE_S)
+
+
+async def _end(subscriber: Subscriber, telling: "asyncio.Task[None]") -> None:
+    """Let what is under way end, and what is done be committed. Raises what has ended it."""
+    subscriber.stop()
     try:
-        await asyncio.wait(telling)
+        await asyncio.wait([telling])
     except asyncio.CancelledError:
-        for task in telling:
-            task.cancel()
-        await asyncio.wait(telling)
+        telling.cancel()
+        await asyncio.wait([telling])
         raise
-    for task in telling:
-        task.result()
+    telling.result()

@@ -32,6 +32,7 @@ LOOK_AFTER_S = 60.0
 
 #: A lead that somebody else has made.
 THERE = {"Campaign": "Example Campaign", "PrimaryPhone": NUMBER, "ImportOnly": "1"}
+CLIENT = {"ClientId": "dialstream-1"}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +89,7 @@ class Bench:
 
     @asynccontextmanager
     async def life(
-        self, crashes: Crashes | None = None, *, timeout_s: float = 15
+        self, crashes: Crashes | None = None, *, timeout_s: float = 15, sure_from_ms: int = 0
     ) -> AsyncIterator[Executor]:
         crashes = crashes or Crashes(None)
         ledger = Ledger.open(self.path)
@@ -110,6 +111,7 @@ class Bench:
                     crashes.around(ledger),
                     campaign="Example Campaign",
                     look_after_s=LOOK_AFTER_S,
+                    sure_from_ms=sure_from_ms,
                     clock_ms=lambda: self.now_ms,
                 )
         finally:
@@ -223,6 +225,25 @@ async def test_a_lost_ledger_makes_no_second_lead(tmp_path: Path) -> None:
         it.lose_ledger()
         assert await it.patiently(LEAD) == "found"
         assert len(it.dialedin.floor.injected) == 1
+
+
+async def test_what_another_one_may_have_begun_is_not_made_before_that_can_be_known(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path) as it:
+        assert await it.patiently(replace(LEAD, key="done", client_id="dialstream-0")) == "ok"
+        sure_from_ms = it.now_ms + 20_000
+        async with it.life(sure_from_ms=sure_from_ms) as executor:
+            with pytest.raises(NotNowError) as raised:
+                await executor.carry_out(LEAD)
+            assert raised.value.after_s == 20
+            assert len(it.dialedin.floor.leads) == 1
+            assert await executor.carry_out(replace(LEAD, key="done")) == "repeat"
+            assert await executor.carry_out(DNC) == "ok", "opt-outs wait for nothing"
+            # It was under way: DialedIn has made it meanwhile.
+            it.dialedin.floor.inject(THERE | {"PrimaryPhone": "5551230002", **CLIENT})
+            it.now_ms += 20_000
+            assert await executor.carry_out(LEAD) == "found"
 
 
 async def test_conversations_that_were_joined_are_one_lead(tmp_path: Path) -> None:

@@ -6,9 +6,20 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from consumers.sinks.dialedin.ledger import KEEP_MS, Entry, Ledger, LedgerError, glance
+from consumers.sinks.dialedin.ledger import (
+    Entry,
+    Ledger,
+    LedgerError,
+    LedgerLostError,
+    glance,
+)
 
 AT_MS = 1_790_000_000_000
+
+
+def overwrite(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.write_bytes(b"overwritten " * 1000)
 
 
 async def test_what_was_begun_and_what_was_done_is_there_in_the_next_life(tmp_path: Path) -> None:
@@ -34,14 +45,44 @@ async def test_what_was_begun_and_what_was_done_is_there_in_the_next_life(tmp_pa
     await again.close()
 
 
-async def test_what_is_old_is_forgotten(tmp_path: Path) -> None:
+async def test_nothing_is_forgotten_however_old(tmp_path: Path) -> None:
+    """Consents, contacts and conversations stand on the log for ever, and may be read again."""
     ledger = Ledger.open(tmp_path / "floor.sqlite")
     await ledger.end("a", "InsertDnc", AT_MS, "ok")
-    await ledger.end("b", "InsertDnc", AT_MS + KEEP_MS, "ok")
+    await ledger.end("b", "InsertDnc", AT_MS + 10 * 365 * 86_400_000, "ok")
     assert (await ledger.entries(["a", "b"])).keys() == {"a", "b"}
-    await ledger.end("c", "InsertDnc", AT_MS + KEEP_MS + 1, "ok")
-    assert (await ledger.entries(["a", "b", "c"])).keys() == {"b", "c"}
     await ledger.close()
+
+
+async def test_a_file_has_a_name_of_its_own_for_life(tmp_path: Path) -> None:
+    path = tmp_path / "floor.sqlite"
+    idents = []
+    for life in range(4):
+        ledger = Ledger.open(path)
+        idents.append(ledger.ident)
+        await ledger.close()
+        if life == 1:
+            path.unlink()
+    assert idents[0] == idents[1] != idents[2] == idents[3]
+    assert 0 not in idents
+
+
+async def test_what_breaks_while_it_is_open_is_lost_and_the_next_one_is_good(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "floor.sqlite"
+    ledger = Ledger.open(path)
+    await ledger.end("a", "InsertDnc", AT_MS, "ok")
+    overwrite(tmp_path)
+    with pytest.raises(LedgerLostError):
+        await ledger.entries(["a"])
+    with pytest.raises(LedgerLostError):
+        await ledger.begin("b", "InjectLead", AT_MS)
+    await ledger.close()
+    again = Ledger.open(path)
+    assert again.ident != ledger.ident
+    assert await again.entries(["a"]) == {}
+    await again.close()
 
 
 async def test_a_broken_file_is_made_anew_and_told_of(tmp_path: Path) -> None:

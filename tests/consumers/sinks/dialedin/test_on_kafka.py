@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -49,29 +50,33 @@ def wait(until: Callable[[], object], *products: Product) -> None:
 def test_one_of_two_tells_and_the_other_takes_over(
     make_product: MakeProduct, dialedin: SimulatedDialedIn, kafka: Cluster, topic_prefix: str
 ) -> None:
-    settings = {
-        **settings_for(kafka, topic_prefix),
-        "connections": {
-            "floor": {
-                "provider": "dialedin",
-                "api_key": dialedin.token,
-                "account_id": dialedin.account,
-                "base_url": dialedin.base_url,
-                "sink": {
-                    "dnc_on_stop": True,
-                    "lead_on_missed": True,
-                    "lead_campaign": "Example Campaign",
-                    "requests_per_s": 20,
-                },
-            }
-        },
-    }
-    one, other = (make_product(name, command=("sink",), settings=settings) for name in "ab")
-    made = one.run("topics", "create", timeout_s=90)
+    def settings(**sink: Any) -> dict[str, Any]:
+        floor = {
+            "provider": "dialedin",
+            "api_key": dialedin.token,
+            "account_id": dialedin.account,
+            "base_url": dialedin.base_url,
+            "sink": {
+                "dnc_on_stop": True,
+                "lead_on_missed": True,
+                "lead_campaign": "Example Campaign",
+                "requests_per_s": 20,
+                **sink,
+            },
+            "assume": {"look_after_s": 1},
+        }
+        return {**settings_for(kafka, topic_prefix), "connections": {"floor": floor}}
+
+    made = make_product("before", settings=settings()).run("topics", "create", timeout_s=90)
     assert made.code == 0, made.output
     for group in ("dnc", "leads"):
         assert f"rejects.sink-floor-{group}" in made.stdout
     assert "updates" not in made.stdout
+    # A rule that is on since, and has no topic for its rejects yet, stops itself alone.
+    one, other = (
+        make_product(name, command=("sink",), settings=settings(update_on_contact=True))
+        for name in "ab"
+    )
     both = (one.start(timeout_s=60), other.start(timeout_s=60))
     wait(lambda: any(len(each.log("subscribed")) == 2 for each in both), *both)
     at_ms = now_ms()
@@ -85,6 +90,9 @@ def test_one_of_two_tells_and_the_other_takes_over(
     wait(lambda: floor.dnc == {"5551230001"} and floor.leads, *both)
     wait(lambda: any(each.log("event_rejected") for each in both), *both)
     first = next(each for each in both if each.log("sink_told"))
+    [stopped] = first.log("sink_stopped")[:1]
+    assert stopped["group"] == "sink-floor-updates"
+    assert "topics create --group sink-floor-updates" in stopped["detail"]
     second = other if first is one else one
     assert not second.log("sink_told")
     # Its first reading may still go on; what it has begun the second one does again, or finds.

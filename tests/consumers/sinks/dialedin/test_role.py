@@ -236,7 +236,7 @@ def test_a_refused_token_stops_its_connection_and_no_other(
             wait(lambda: product.log("sink_stopped"), "it does not say that it has stopped")
             wait(lambda: other.floor.dnc, "the other one stands still")
             [stopped] = product.log("sink_stopped")
-            assert stopped["connection"] == "floor"
+            assert (stopped["connection"], stopped["group"]) == ("floor", "sink-floor-dnc")
             assert "api_key_file" in stopped["detail"]
             wait(
                 lambda: "sink_stopped:floor" in product.admin("/readyz").body.decode(),
@@ -250,6 +250,102 @@ def test_a_refused_token_stops_its_connection_and_no_other(
             assert asked <= 3, "it went on asking"
             assert dialedin.token not in product.stderr
             assert product.stop(timeout_s=60) == 0
+
+
+def test_what_is_refused_for_leads_alone_stops_no_opt_out(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    dialedin.floor.campaigns = frozenset()
+    more = {"assume": {"refused": ["campaign not found"]}}
+    with make_product(settings=settings(dialedin, **more), command=("sink",)) as product:
+        ready(product)
+        put_on(product, event(conversation(), at_ms=now_ms()))
+        wait(lambda: product.log("sink_stopped"), "the leads are not stopped")
+        [stopped] = product.log("sink_stopped")
+        assert stopped["group"] == "sink-floor-leads"
+        put_on(product, event(message(), at_ms=now_ms()))
+        wait(lambda: dialedin.floor.dnc, "the opt-out waits for the leads")
+        assert product.stop(timeout_s=60) == 0
+
+
+def test_what_was_done_before_is_no_sign_that_the_token_is_good_again(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    with make_product(settings=settings(dialedin), command=("sink",)) as product:
+        ready(product)
+        put_on(product, event(message(), at_ms=now_ms()))
+        wait(lambda: product.log("sink_told"), "it is not told")
+        dialedin.faults.key_revoked = True
+        new = message(ident="m2", from_number="+15551230002")
+        put_on(product, event(new, at_ms=now_ms()))
+        wait(lambda: product.log("sink_stopped"), "it is not stopped")
+        put_on(product, event(message(), at_ms=now_ms(), nth=2))
+        product.signal(SIGHUP)
+        wait(lambda: len(product.log("sink_stopped")) == 2, "it is not tried again")
+        assert not product.log("sink_resumed")
+        dialedin.faults.key_revoked = False
+        product.signal(SIGHUP)
+        wait(lambda: product.log("sink_resumed"), "it does not go on")
+        assert len(dialedin.floor.dnc) == 2
+        assert product.stop(timeout_s=60) == 0
+
+
+# The ledger
+
+
+def test_without_the_ledger_that_knows_what_is_under_way_leads_wait_and_opt_outs_do_not(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    more = {"assume": {"look_after_s": 3600}}
+    with make_product(settings=settings(dialedin, **more), command=("sink",)) as product:
+        ready(product)
+        put_on(product, event(conversation(), at_ms=now_ms()))
+        wait(lambda: dialedin.floor.leads, "there is no lead")
+        # With its ledger it knows.
+        product.kill()
+        product.start(timeout_s=PATIENCE_S)
+        late = conversation("1102", external={"number": "+15551230002"})
+        put_on(product, event(late, at_ms=now_ms()))
+        wait(lambda: len(dialedin.floor.leads) == 2, "there is no second lead")
+        # As if it had gone on elsewhere.
+        product.kill()
+        shutil.rmtree(product.data / "sink")
+        product.start(timeout_s=PATIENCE_S)
+        later = conversation("1103", external={"number": "+15551230003"})
+        put_on(product, event(later, at_ms=now_ms()), event(message(), at_ms=now_ms()))
+        wait(lambda: dialedin.floor.dnc, "the opt-out waits")
+        wait(lambda: product.log("partition_paused"), "the lead does not wait")
+        # It does not forget that when it starts once more.
+        product.kill()
+        product.start(timeout_s=PATIENCE_S)
+        wait(lambda: product.log("partition_paused"), "the lead does not wait")
+        assert {line["reason"] for line in product.log("partition_paused")} == {"not_now"}
+        assert product.stop(timeout_s=60) == 0
+    assert len(dialedin.sent("InjectLead")) == 2
+
+
+def test_a_ledger_that_cannot_be_made_or_breaks_holds_up_no_opt_out_for_good(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    product = make_product(settings=settings(dialedin), command=("sink",))
+    product.data.mkdir(parents=True, exist_ok=True)
+    folder = product.data / "sink"
+    folder.write_text("in the way")
+    with product:
+        wait(lambda: product.log("sink_waits"), "it does not say why it waits")
+        assert product.log("sink_waits")[0]["reason"] == "disk"
+        folder.unlink()
+        ready(product)
+        put_on(product, event(message(), at_ms=now_ms()))
+        wait(lambda: product.log("sink_told"), "it does not go on")
+        for file in folder.iterdir():
+            file.write_bytes(b"overwritten " * 1000)
+        number = "+15551230002"
+        put_on(product, event(message(ident="m2", from_number=number), at_ms=now_ms()))
+        wait(lambda: len(dialedin.floor.dnc) == 2, "it does not go on")
+        assert product.log("sink_ledger_lost")
+        assert not product.log("unexpected_error")
+        assert product.stop(timeout_s=60) == 0
 
 
 def test_a_token_that_was_replaced_in_its_file_is_taken_up_at_once(
