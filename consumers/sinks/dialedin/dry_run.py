@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from consumers.render import masked
+from consumers.render import masked, printable
 from consumers.sinks.dialedin.events import MODELS, Rules
 from consumers.sinks.dialedin.ledger import glance
 from consumers.sinks.dialedin.role import ledger_path, sink_connections
@@ -170,7 +170,8 @@ def _line(intent: Intent, *, reveal: bool) -> Text:
             text.append("  DIALS AT ONCE" if command.dial else "  stored only", "not dim bold")
         if not isinstance(command, Dnc):
             fields = _fields(command.fields, reveal=reveal).items()
-            text.append("  " + "  ".join(f"{name}={value}" for name, value in fields), "not dim")
+            shown = "  ".join(f"{name}={printable(value)}" for name, value in fields)
+            text.append(f"  {shown}", "not dim")
         if intent.told_before:
             text.append("  told before", "dim")
     return text.append(f"  because of {intent.type} of {intent.told_by}", "dim")

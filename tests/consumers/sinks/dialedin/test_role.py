@@ -398,7 +398,7 @@ def test_dry_run_shows_what_would_be_told_and_tells_nobody(
         event(message(), at_ms=at_ms + 1),
         event(conversation(), at_ms=at_ms + 2),
         event(conversation(recap={"summary": "x"}), at_ms=at_ms + 3, nth=2),
-        event(contact("+15551230007", "+447700900001"), at_ms=at_ms + 4),
+        event(contact("+15551230007", "+447700900001", last_name="\x1b[2JName"), at_ms=at_ms + 4),
         event(consent(number="+15551230009"), at_ms=at_ms - 40 * 3_600_000),
         event(
             conversation("1102", external={"number": "+15551230008"}),
@@ -419,6 +419,9 @@ def test_dry_run_shows_what_would_be_told_and_tells_nobody(
     assert "InjectLead +1…0008" in lines[4]
     assert lines[5].startswith("4 command(s)")
 
+    shown = product.run("sink", "--dry-run", "--reveal")
+    assert "FirstName=New  LastName=\ufffd[2JName" in shown.stdout
+    assert "\x1b" not in shown.stdout
     shown = product.run("sink", "--dry-run", "--reveal", "--json", "--since", "7d")
     told = [json.loads(line) for line in shown.stdout.splitlines()]
     assert [(each["action"], each.get("number")) for each in told] == [
