@@ -39,12 +39,16 @@ RevealOption = Annotated[bool, typer.Option("--reveal", help="Show the content, 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")]
 
 
+#: Commands that go on until they are stopped.
+_ROLES = frozenset({"up", "receive", "listen", "poll", "reconcile", "sink"})
+
+
 def main() -> None:
     """The console script. Exit codes: 0 done, 1 found something wrong, 2 used wrongly."""
     try:
         app()
     except ConfigError as error:
-        ingest_cli.report_faults(error.faults)
+        ingest_cli.report_faults(error.faults, starting=not _ROLES.isdisjoint(sys.argv[1:2]))
         sys.exit(2)
 
 

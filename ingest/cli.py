@@ -359,8 +359,8 @@ def config_show(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     typer.echo(json.dumps(values, indent=2) if as_json else tomli_w.dumps(values).rstrip())
 
 
-def report_faults(faults: tuple[str, ...]) -> None:
-    """Say what is wrong with the settings, a line each."""
-    print("dialstream cannot start:", file=sys.stderr)
+def report_faults(faults: tuple[str, ...], *, starting: bool) -> None:
+    """Say what was wrong with the settings or the command, a line each."""
+    print(f"dialstream cannot {'start' if starting else 'do that'}:", file=sys.stderr)
     for fault in faults:
         print(f"  - {fault}", file=sys.stderr)

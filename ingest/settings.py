@@ -496,8 +496,8 @@ class Settings(Section):
 def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings of ``file``, else of DIALSTREAM_CONFIG, else of ./dialstream.toml if there is one.
 
-    Without a file and without connections there is one named ``dev`` whose secret is made on the
-    spot. Raises ConfigError with every fault.
+    Without a file and without connections there is one named ``dev`` whose secret is made when it
+    is needed first. Raises ConfigError with every fault.
     """
     environ = os.environ if environ is None else environ
     named = file or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
@@ -514,7 +514,9 @@ def load_settings(file: Path | None = None, environ: Mapping[str, str] | None = 
         raise ConfigError(*faults)
     settings = Settings.model_validate(values)
     if not has_file and not settings.connections:
-        return settings.model_copy(update={"connections": _default_connection(settings)})
+        path = settings.eventlog.path / f"{DEFAULT_CONNECTION}.secret"
+        default = _DefaultConnection(provider="dialpad", secret_files=(path,), region="US")
+        return settings.model_copy(update={"connections": {DEFAULT_CONNECTION: default}})
     return settings
 
 
@@ -626,8 +628,17 @@ def _known_keys(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _default_connection(settings: Settings) -> dict[str, Connection]:
-    path = settings.eventlog.path / f"{DEFAULT_CONNECTION}.secret"
+class _DefaultConnection(Connection):
+    """Its secret is made by whoever signs or verifies first, and by nobody who only reads."""
+
+    def signing_secrets(self) -> tuple[bytes, ...]:
+        for path in self.secret_files:
+            _make_secret(path)
+        return super().signing_secrets()
+
+
+def _make_secret(path: Path) -> None:
+    """Write a secret, unless there is one."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -639,7 +650,6 @@ def _default_connection(settings: Settings) -> dict[str, Connection]:
         raise ConfigError(
             f"{path} cannot be written ({error.strerror}): set eventlog.path to a folder that can"
         ) from None
-    return {DEFAULT_CONNECTION: Connection(provider="dialpad", secret_files=(path,), region="US")}
 
 
 def _faults_of_kafka(values: dict[str, Any]) -> list[str]:

@@ -192,6 +192,7 @@ def test_a_reject_that_holds_the_number_is_counted(make_product: MakeProduct) ->
 def test_without_anybody_to_ask_nothing_is_erased(product: Product) -> None:
     ran = product.run("erase", NUMBER)
     assert ran.code == 2
+    assert ran.stderr.startswith("dialstream cannot do that:\n  - ")
     assert "--yes" in ran.stderr
     assert tombstones(product) == set()
 
