@@ -57,7 +57,8 @@ class Retry:
     Anything but KeyboardInterrupt and SystemExit, which end the process as everywhere.
 
     It is called again ``first_s`` later, then after twice as long each time, ``most_s`` at most;
-    meanwhile later events of the key wait, other keys go on. After ``tries`` calls (None: never):
+    meanwhile later events of the key wait, other keys go on, those of its partition as far as some
+    thousand events behind it. After ``tries`` calls (None: never):
 
     * ``then="reject"``, the default: the event goes to ``rejects.<group>`` and the group goes on,
       unless it is not the event's fault: once `BROKEN` events in a row have come to that in one

@@ -156,7 +156,7 @@ class Running:
         """Handle what comes until there is a reason to end; then nothing is under way any more."""
         self._reader = reader
         stopping = asyncio.ensure_future(self._stopping.wait())
-        jobs = (self._fetch(reader), self._keep(reader), self._look_at_handlers())
+        jobs = (self._fetch(reader), self._keep(reader), self._look_at_handlers(), self._tell())
         doing = [asyncio.ensure_future(each) for each in jobs]
         waiting: list[asyncio.Future[Any]] = [*doing, stopping]
         grace_s = self._options.leave_s
@@ -172,9 +172,10 @@ class Running:
             for task in waiting:
                 task.cancel()
             await asyncio.wait(waiting)
+            if grace_s:
+                await self._tell_gaps()
             await self._leave(None, grace_s)
             self._reader = None
-        await self._tell_gaps()
 
     async def _fetch(self, reader: GroupReader) -> None:
         while True:
@@ -187,20 +188,27 @@ class Running:
             await asyncio.sleep(0)
 
     async def _keep(self, reader: GroupReader) -> None:
-        """Commit, tell, measure, again and again."""
+        """Commit and measure, again and again."""
         measured = -_MEASURE_S
         while True:
+            # Before what comes behind it is committed: else nobody finds the gap again.
+            await self._tell_gaps()
             await self._commit(reader)
-            self._count()
             if time.monotonic() - measured > _MEASURE_S:
                 measured = time.monotonic()
                 await self._measure(reader)
-            await self._tell_gaps()
+            await asyncio.sleep(_COMMIT_S)
+
+    async def _tell(self) -> None:
+        """Also while a commit waits for a log that is away."""
+        while True:
+            self._count()
             await asyncio.sleep(_COMMIT_S)
 
     async def _look_at_handlers(self) -> None:
         while True:
             self._work.cancel_late()
+            self._work.make_room()
             await asyncio.sleep(_LOOK_S)
 
     async def _commit(self, reader: GroupReader) -> None:
@@ -236,6 +244,8 @@ class Running:
     ) -> None:
         handled = await self._work.leave(places, grace_s)
         self._count()
+        # Behind a gap that nobody has heard of nothing is committed: the next one finds it again.
+        commit = commit and not self._gap_records
         if commit and handled.records and self._reader is not None:
             # What fails here only comes again.
             with suppress(Exception):

@@ -141,7 +141,10 @@ class Subscriber:
 
     @property
     def waiting(self) -> int:
-        """Events that were fetched and are not handled yet, but for those of paused partitions."""
+        """Events that were fetched and are not handled yet; large ones count several times.
+
+        But for those of partitions that are paused, or in which nothing gets done.
+        """
         return 0 if self._running is None else self._running.waiting
 
     def run_forever(self) -> None:

@@ -29,6 +29,12 @@ _TURN_S = 0.01
 #: So much may stand behind an event that is not done in a partition; then it fetches no more.
 _SPAN = 10_000
 
+#: Without room for so long, what stands still makes room for other partitions, in seconds.
+_STILL_S = 5.0
+
+#: What takes as much room as one more event, in bytes.
+_LARGE_BYTES = 65_536
+
 #: A reject that could not be stored is tried again so much later, in seconds.
 _STORE_AGAIN_S = 5.0
 
@@ -42,10 +48,12 @@ Rejecting = Callable[[StoredRecord, str, str], Awaitable[None]]
 class _Item:
     """An event that waits for its handlers, or for its rejection."""
 
-    __slots__ = ("at", "failures", "ident", "routes", "stored", "verdict")
+    __slots__ = ("at", "failures", "ident", "room", "routes", "stored", "verdict")
 
     def __init__(self, stored: StoredRecord) -> None:
         self.stored = stored
+        #: How much room it takes.
+        self.room = 1 + len(stored.value or b"") // _LARGE_BYTES
         self.routes: tuple[Route, ...] = ()
         #: Of these, how many have handled it; and how often the next one has failed.
         self.at = 0
@@ -69,7 +77,7 @@ class _Lane:
 class _Partition:
     """What is under way of a partition that is ours."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, now: float) -> None:
         self.place = place
         #: Whether it is ours for longer than what is under way.
         self.active = True
@@ -83,9 +91,13 @@ class _Partition:
         #: Everything up to here is done; and was when it was committed the last time.
         self.handled: int | None = None
         self.committed: int | None = None
-        #: Items that wait or are being handled; and workers that do that.
-        self.items = 0
+        #: How much room its items take that wait or are being handled; and workers that do that.
+        self.room = 0
         self.running = 0
+        #: When it was done with one the last time, by the loop's clock.
+        self.moved_at = now
+        #: Whether it stands still, and others have got its room.
+        self.is_still = False
         #: The last position that a worker has begun.
         self.begun = -1
         #: While it goes: how many items before that are still to be handled, since what is done
@@ -95,6 +107,11 @@ class _Partition:
         self.paused_until: float | None = None
         self.parked: list[_Lane] = []
         self._ended: asyncio.Future[None] | None = None
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether its items count among those that wait."""
+        return self.paused_until is None and not self.is_still
 
     def finish(self, position: int) -> None:
         if not self.open:
@@ -199,9 +216,12 @@ class Work:
         self._samples: dict[tuple[str, str], Sample] = {}
         self.workers: set[Worker] = set()
         self._ending = False
-        #: Items that wait or are being handled, but for those of paused partitions.
+        #: Items that wait or are being handled, large ones several times, but for those of
+        #: partitions that are paused or stand still.
         self.waiting = 0
         self._room: asyncio.Future[None] | None = None
+        #: Since when there is none, by the loop's clock.
+        self._full_at = 0.0
         #: Set once a handler has ended the subscriber.
         self.fault: asyncio.Future[None] = self._loop.create_future()
         #: (handler, what became of it) → how often since somebody has looked.
@@ -216,7 +236,7 @@ class Work:
         place = stored.topic, stored.partition
         partition = self._partitions.get(place)
         if partition is None:
-            partition = self._partitions[place] = _Partition(place)
+            partition = self._partitions[place] = _Partition(place, self._loop.time())
             partition.first_open = stored.position
         partition.written_ms = stored.written_ms
         item = self._read(stored)
@@ -229,9 +249,9 @@ class Work:
             self._hold_back()
 
     def _queue(self, partition: _Partition, item: _Item) -> None:
-        partition.items += 1
-        if partition.paused_until is None:
-            self.waiting += 1
+        partition.room += item.room
+        if partition.takes_room:
+            self.waiting += item.room
         key = item.stored.key
         lane = partition.lanes.get(key)
         if lane is not None:
@@ -279,8 +299,30 @@ class Work:
     async def room(self) -> None:
         """Return once more can be fetched."""
         while self.waiting >= self._queue_max:
+            self._full_at = self._loop.time()
             self._room = self._loop.create_future()
             await self._room
+
+    def make_room(self) -> None:
+        """Give the room of what has stood still for long to others. To be called now and then.
+
+        One key that is not done, and thousands behind it, keep nobody else from going on. Such a
+        partition fetches nothing until most of what it has is done: so each holds as much as there
+        is room for all, at most, and once more what a fetch brings.
+        """
+        still_since = self._loop.time() - _STILL_S
+        if self._room is None or self._room.done() or self._full_at > still_since:
+            return
+        found = [
+            each
+            for each in self._partitions.values()
+            if each.takes_room and each.room and each.moved_at <= still_since
+        ]
+        for partition in sorted(found, key=lambda each: each.room, reverse=True):
+            if self.waiting > self._queue_max // 2:
+                partition.is_still = True
+                self._less(partition.room)
+        self._hold_back()
 
     # Workers
 
@@ -468,9 +510,15 @@ class Work:
             if lane.items:
                 self._ready.append(lane)
             return
-        partition.items -= 1
-        if partition.paused_until is None:
-            self._less(1)
+        partition.moved_at = self._loop.time()
+        partition.room -= item.room
+        if partition.takes_room:
+            self._less(item.room)
+        elif partition.is_still and partition.room <= self._queue_max // 4:
+            partition.is_still = False
+            if partition.takes_room:
+                self.waiting += partition.room
+            self._hold_back()
         if self._held and len(partition.open) <= _SPAN // 2 and partition.place in self._held:
             self._hold_back()
         if lane.items:
@@ -496,8 +544,10 @@ class Work:
             return 0.0
         until = self._loop.time() + after_s
         if partition.paused_until is None:
+            took_room = partition.takes_room
             partition.paused_until = until
-            self._less(partition.items)
+            if took_room:
+                self._less(partition.room)
             self._hold_back()
         partition.paused_until = max(until, partition.paused_until)
         self._loop.call_at(until, self._resume, partition, until)
@@ -509,7 +559,8 @@ class Work:
         if not partition.active or until != partition.paused_until:
             return
         partition.paused_until = None
-        self.waiting += partition.items
+        if partition.takes_room:
+            self.waiting += partition.room
         parked, partition.parked = partition.parked, []
         self._hold_back()
         for lane in parked:
@@ -519,7 +570,7 @@ class Work:
         held = frozenset(
             place
             for place, each in self._partitions.items()
-            if each.paused_until is not None
+            if not each.takes_room
             or len(each.open) >= (_SPAN // 2 + 1 if place in self._held else _SPAN)
         )
         if held != self._held:
@@ -542,8 +593,8 @@ class Work:
                 partition.go()
             if not grace_s:
                 partition.drop_rest()
-            if partition.paused_until is None:
-                self._less(partition.items)
+            if partition.takes_room:
+                self._less(partition.room)
         self._hold_back()
         if places:
             self._seen.forget_states()

@@ -429,6 +429,37 @@ async def test_stopping_lets_end_what_has_begun_and_no_more(log: Log) -> None:
         await until(lambda: {*again, *ended} == set(range(10)), task)
 
 
+async def test_a_gap_is_told_before_what_comes_behind_it_is_committed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever dies in between must not take it along."""
+    monkeypatch.setattr("consumers.subscribe.running._COMMIT_S", 0.05)
+    seen: list[int] = []
+    telling = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        telling.set()
+        await asyncio.Event().wait()
+
+    await log.write([call("1", 0)])
+    async with running(noting(log, seen)) as task:
+        await until(lambda: seen == [0], task)
+    await log.write([call("1", 1)])
+    await log.delete_all("calls")
+    await log.write([call("1", 2)])
+    with monkeypatch.context() as patch:
+        patch.setattr("consumers.subscribe.outlet.Outlet.put", hang)
+        task = asyncio.create_task(noting(log, seen).run())
+        await until(lambda: telling.is_set() and 2 in seen, task)
+        await asyncio.sleep(0.5)  # some commits
+        task.cancel()
+        await asyncio.wait([task])
+    async with running(noting(log, seen)) as task:
+        while not await read_all(log, "gaps"):
+            assert not task.done()
+    assert seen == [0, 2, 2]
+
+
 async def test_what_was_deleted_unread_is_told_as_a_gap(log: Log) -> None:
     seen: list[int] = []
 

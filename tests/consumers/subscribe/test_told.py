@@ -63,6 +63,32 @@ async def test_events_lag_and_age_are_told(
     assert f'dialstream_subscriber_age_seconds{{group="{group}"}}' not in text
 
 
+async def test_events_are_counted_while_a_commit_waits_for_the_log(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a broker that is away: what is told must not stand still with it."""
+    monkeypatch.setattr("consumers.subscribe.running._COMMIT_S", 0.05)
+    log = JournalLog(tmp_path)  # type: ignore[arg-type]
+    subscriber = Subscriber(group="hangs", settings=log.settings)
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    @subscriber.on(Call)
+    async def handle(call: Call) -> None: ...
+
+    def handled() -> int:
+        return metrics().sum("dialstream_subscriber_events_total", group="hangs")
+
+    async with running(subscriber) as task:
+        monkeypatch.setattr("ingest.eventlog.journal.JournalReader.commit", hang)
+        await log.write([call("1", nth) for nth in range(3)])
+        await until(lambda: handled() == 3, task)
+        await log.write([call("1", 3)])
+        await until(lambda: handled() == 4, task)
+        monkeypatch.undo()
+
+
 async def test_who_blocks_the_loop_is_named_while_it_does(tmp_path: object) -> None:
     log = JournalLog(tmp_path)  # type: ignore[arg-type]
     subscriber = Subscriber(group="blocked", settings=log.settings)

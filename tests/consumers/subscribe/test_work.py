@@ -74,7 +74,7 @@ def test_what_can_be_committed_is_what_stands_before_the_first_that_is_open(
     wanted: Sequence[bool], gaps: Sequence[int], data: st.DataObject
 ) -> None:
     """In whatever order things are done, with positions left out and records that nobody wants."""
-    partition = _Partition(("calls", 0))
+    partition = _Partition(("calls", 0), now=0.0)
     positions: list[int] = []
     position = 0
     for gap in gaps[: len(wanted)]:
@@ -204,6 +204,94 @@ async def test_an_event_that_is_never_done_does_not_let_a_partition_run_away(
     release.set()
     await until(lambda: bench.committable() == {("calls", 0): 24})
     assert bench.held == [{("calls", 0)}, set()]
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+async def test_one_key_with_thousands_behind_it_keeps_no_other_partition_waiting(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.subscribe.work._STILL_S", 0.05)
+    release = asyncio.Event()
+    seen: list[tuple[str, int]] = []
+
+    async def handle(call: Call, event: Event[Call]) -> None:
+        if call.call_id == "stuck":
+            if how == "hangs":
+                await release.wait()
+            elif not release.is_set():
+                raise OSError
+        seen.append((call.call_id, event.position))
+
+    bench = Bench(handle, queue_max=10)
+    for route in bench.routes:
+        route.retry = Retry(tries=None, first_s=0.01, most_s=0.02)
+    for position in range(14):
+        bench.work.add(stored("stuck", position))
+
+    async def have_room() -> None:
+        room = asyncio.create_task(bench.work.room())
+        async with asyncio.timeout(60):
+            while not room.done():
+                bench.work.make_room()
+                await asyncio.sleep(0.01)
+
+    await have_room()
+    assert bench.held == [{("calls", 0)}]
+    # What stands in the other one does not stand still, and waits for room as ever.
+    for position in range(40):
+        await have_room()
+        bench.work.add(stored("good", position, partition=1))
+    await until(lambda: len(seen) == 40)
+    assert seen == [("good", position) for position in range(40)]
+    assert bench.work.waiting == 0
+    assert bench.held == [{("calls", 0)}]
+    release.set()
+    await until(lambda: len(seen) == 54)
+    assert seen[40:] == [("stuck", position) for position in range(14)]
+    await until(lambda: bench.committable() == {("calls", 0): 13, ("calls", 1): 39})
+    assert bench.work.waiting == 0
+    assert bench.held == [{("calls", 0)}, set()]
+
+
+async def test_what_moves_waits_for_room_however_long_that_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consumers.subscribe.work._STILL_S", 3600.0)
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+
+    bench = Bench(wait, queue_max=10)
+    for position in range(12):
+        bench.work.add(stored("1", position))
+    room = asyncio.create_task(bench.work.room())
+    await asyncio.sleep(0)
+    bench.work.make_room()
+    await asyncio.sleep(0)
+    assert not room.done()
+    assert bench.held == []
+    release.set()
+    await room
+
+
+async def test_a_large_event_takes_the_room_of_several() -> None:
+    release = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        await release.wait()
+
+    bench = Bench(wait, queue_max=10)
+    large = stored("1", 0)
+    large.value = (large.value or b"").replace(b'"raw":{}', b'"raw":"%s"' % (b"x" * 640_000))
+    bench.work.add(large)
+    room = asyncio.create_task(bench.work.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    release.set()
+    async with asyncio.timeout(60):
+        await room
+    assert bench.work.waiting == 0
 
 
 async def test_a_reject_that_cannot_be_stored_waits_and_the_handler_is_not_called_again(
@@ -614,8 +702,13 @@ class Play:
             work.add(record)
             if self.chance.random() < 0.3:
                 await asyncio.sleep(0)
-        await asyncio.sleep(self.chance.random() / 100)
+        fetching = asyncio.create_task(work.room())
+        for _ in range(4):
+            await asyncio.sleep(self.chance.random() / 400)
+            work.make_room()
         handled = await work.leave(None, self.chance.choice([0.0, 0.02]))
+        assert work.waiting == 0
+        await fetching
         for each in handled.records:
             assert each.position >= self.committed[each.partition]
             self.committed[each.partition] = each.position
@@ -626,6 +719,7 @@ async def test_whatever_happens_nothing_is_skipped_and_keys_keep_their_order(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumers.subscribe.events._LEAST_S", 0.0)
+    monkeypatch.setattr("consumers.subscribe.work._STILL_S", 0.0)
     play = Play(seed)
     turns = 0
     while play.left:
