@@ -49,6 +49,12 @@ def test_types_of_handlers_are_inferred_from_the_model() -> None:
     assert handler is one
 
 
+@pytest.mark.parametrize("package", ["consumers", "ingest", "schemas"])
+def test_types_are_told_to_those_who_install_it(package: str) -> None:
+    """PEP 561: without the marker mypy takes all of it for Any in others' projects."""
+    assert (PROJECT / package / "py.typed").is_file()
+
+
 def test_what_cannot_be_a_handler_is_said_at_once() -> None:
     subscriber = Subscriber(group="crm")
 
@@ -119,5 +125,6 @@ def test_it_is_light_to_import() -> None:
         text=True,
     )
     loaded = done.stdout.split()
-    for name in ("starlette", "uvicorn", "httpx", "aiokafka", "apsw", "typer", "phonenumbers"):
+    heavy = "starlette uvicorn httpx aiokafka apsw typer rich phonenumbers prometheus_client"
+    for name in (*heavy.split(), "structlog", "websockets", "ingest.settings"):
         assert name not in loaded
