@@ -194,6 +194,8 @@ def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, as_json: bool)
     """Publish what is readable now; 0 if nothing of what was wanted stays. Raises ConfigError."""
     work = _Redrive(settings, wanted)
     code, waiting = carry_out(settings, ROLE, work, dry_run=dry_run)
+    if code and not work.done.wanted:
+        return code  # nobody knows what there is
     _report(work.done, wanted, dry_run=dry_run, waiting=waiting, as_json=as_json)
     return code or int(bool(work.done.stays or work.done.left or waiting))
 

@@ -2,6 +2,8 @@
 
 import base64
 import fcntl
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -34,6 +36,7 @@ from tests.kit import (
     call,
     clean_environment,
     new_leg,
+    request,
     samples,
     sign,
 )
@@ -81,14 +84,14 @@ def requeued(product: Product, *arguments: str, code: int = 0) -> dict[str, Any]
     return cast("dict[str, Any]", json.loads(ran.stdout))
 
 
-def put(product: Product, body: bytes, received_ms: int, reason: str = "bad_signature") -> None:
+def put(product: Product, body: bytes, received_ms: int, *, via: str = "webhook") -> None:
     """As a receiver would have kept it."""
     shelf = Shelf(folder(product), Quarantine(max_count=10**6, max_age_s=10**9))
     refused = Refused(
         connection="acme",
-        via="webhook",
+        via=via,
         hint=None,
-        reason=reason,
+        reason="bad_signature",
         received_ms=received_ms,
         headers=[],
         body=body,
@@ -105,7 +108,7 @@ def product(
         return make_product()
     kafka: Cluster = request.getfixturevalue("kafka")
     made = make_product(settings=settings_for(kafka, topic_prefix))
-    made.run("topics", "create", timeout_s=120)
+    assert made.run("topics", "create", timeout_s=120).code == 0
     return made
 
 
@@ -280,6 +283,77 @@ def test_an_old_state_does_not_take_the_place_of_a_newer_one(make_product: MakeP
     assert (found["requeued"], found["superseded"], found["rejected"]) == (2, 1, 1)
     assert files_in(folder(product)) == []
     assert len(product.events("contact")) == 1
+
+
+def notified(secret: str, ident: str, at_s: int, body: bytes) -> list[tuple[str, str]]:
+    """The headers of Standard Webhooks, by hand."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    mac = hmac.digest(key, f"{ident}.{at_s}.".encode() + body, "sha256")
+    return [
+        ("webhook-id", ident),
+        ("webhook-timestamp", str(at_s)),
+        ("webhook-signature", f"v1,{base64.b64encode(mac).decode()}"),
+    ]
+
+
+def test_whoever_signs_in_whatever_way_once_the_secret_is_mended_all_is_let_in_but_replays(
+    make_product: MakeProduct,
+) -> None:
+    wrong, right = ("whsec_" + base64.b64encode(bytes([n] * 32)).decode() for n in (1, 2))
+    others = [
+        ("line", "diallink", {}),
+        ("bots", "dialgood", {"push": "token"}),
+        ("floor", "dialedin", {"push": "token", "push_header": "X-Token"}),
+    ]
+
+    def all_with(secret: str) -> dict[str, Any]:
+        account = {"account_id": "1", "timezone": "UTC"}
+        table = {
+            name: {"provider": provider, "secrets": [secret], "api_key": "invented"}
+            | {"assume": assume, "poll": {"enabled": False}}
+            | (account if provider == "dialedin" else {})
+            for name, provider, assume in others
+        }
+        acme = {"provider": "dialpad", "secrets": [SECRET if secret == right else OTHER_SECRET]}
+        return {"connections": table | {"acme": acme}}
+
+    product = make_product(settings=all_with(wrong)).start()
+    body = b'{"type":"something.new","data":{}}'
+    now_s = int(time.time())
+    posts = [
+        ("line", notified(right, "msg_1", now_s, body)),
+        ("line", notified(right, "msg_2", now_s - 540, body)),
+        ("bots", [("authorization", f"Bearer {right}")]),
+        ("floor", [("x-token", right)]),
+    ]
+    for name, headers in posts:
+        with product.wire() as wire:
+            asked = request(f"/webhooks/{name}", body, headers=headers)
+            assert wire.ask(asked).status == 401
+    kept(product, 2, "line")
+    kept(product, 1, "bots")
+    kept(product, 1, "floor")
+    product.stop()
+    leg = new_leg()
+    put(product, sign(call(leg, 0)), now_ms(), via="websocket")
+    assert {line["diagnosis"] for line in listed(product)} == {"unknown_secret"}
+    assert requeued(product, code=1)["requeued"] == 0
+
+    product.configure(product.settings | all_with(right))
+    texts = sorted(line["text"] for line in listed(product))
+    assert texts == [
+        "clock 9 min off, or sent again that much later",
+        *["verifies now: requeue it"] * 4,
+    ]
+    done = requeued(product, code=1)
+    assert (done["requeued"], done["stays"]) == (4, {"clock": 1})
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    assert {(event["id"], event["via"]) for event in product.events()} == {
+        ("diallink:line:notification:msg_1", "notification"),
+        (f"dialgood:bots:notification:{digest}", "notification"),
+        (f"dialedin:floor:notification:{digest}", "notification"),
+        (f"dialpad:acme:call:{leg}:calling:{call(leg, 0)['event_timestamp']}", "websocket"),
+    }
 
 
 def test_what_was_sent_several_times_is_published_once(make_product: MakeProduct) -> None:

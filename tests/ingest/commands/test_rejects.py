@@ -16,8 +16,9 @@ from typing import Any, cast
 import pytest
 
 from consumers.subscribe import RejectError, Subscriber
+from ingest.commands.rejects import _Redrive
 from ingest.eventlog.kinds import open_log, open_reader
-from ingest.eventlog.log import Record, StoredRecord, records_of
+from ingest.eventlog.log import Publisher, Record, StoredRecord, records_of
 from ingest.rejects import group_reject, group_topic, is_retry_request, reject_event
 from ingest.settings import Settings, load_settings
 from schemas.call import Call
@@ -50,7 +51,7 @@ def make(request: pytest.FixtureRequest, make_product: MakeProduct, topic_prefix
         made = make_product(settings=settings)
         if request.param == "kafka":
             for group in ("crm", "billing"):
-                made.run("topics", "create", "--group", group, timeout_s=120)
+                assert made.run("topics", "create", "--group", group, timeout_s=120).code == 0
         return made
 
     return product
@@ -175,6 +176,38 @@ def test_what_is_readable_now_is_published_in_order_with_the_ids_that_it_would_h
     assert counts(redriven(product, "--again", code=1)) == (4, 3, 3)
     again = values(product, "calls")
     assert [event["id"] for event in again] == 2 * [event["id"] for event in found]
+
+
+def test_killed_between_the_event_and_its_note_it_repeats_the_event_and_no_more(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product = make_product()
+    leg = new_leg()
+    put(product, *records_of(rejected(sign(call(leg, 0)))))
+    stored = _Redrive._stored
+
+    async def dies(work: _Redrive, publisher: Publisher, records: Sequence[Record]) -> bool:
+        await stored(work, publisher, records)
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Redrive, "_stored", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            redriven(product)
+    assert len(values(product, "calls")) == 1
+    assert len(listed(product)) == 1
+    assert counts(redriven(product)) == (1, 1, 1)
+    first, second = values(product, "calls")
+    assert first == second
+    assert listed(product) == []
+
+
+def test_what_could_not_even_be_read_is_not_said_to_be_nothing(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.commands.rejects.carry_out", lambda *_, **__: (1, 0))
+    ran = run_quietly(make_product(), "rejects", "redrive")
+    assert (ran.code, ran.stdout) == (1, "")
 
 
 def test_an_id_that_holds_our_clock_holds_the_one_of_then(make_product: MakeProduct) -> None:
