@@ -39,19 +39,25 @@ class Cursor(Protocol):
     def execute(self, statement: str, parameters: tuple[Any, ...], /) -> Any: ...
 
 
-def once(cursor: Cursor, event: Event[Model] | Deleted, mark: str = "?") -> bool:
+def once(
+    cursor: Cursor, event: Event[Model] | Deleted, mark: str = "?", *, effect: str = ""
+) -> bool:
     """Whether the event is handled for the first time; says so in the cursor's transaction.
 
     If it is, write what follows from it in the same transaction, then commit: either both are kept
     or none is, and however often the event comes, it has its effects once. ``mark``: of parameters,
-    ``?`` in SQLite, ``%s`` in PostgreSQL.
+    ``?`` in SQLite, ``%s`` in PostgreSQL. ``effect``: a name for what follows; groups and handlers
+    that share the table each need their own, or the second is told that all is done.
 
     An event is known by its id; where the topic keeps the last state of each key, by the key and
     the position, which has to be behind the last one, so that a state may come again. Rows of other
-    topics can be deleted once a provider does not repeat itself after so long, some days.
+    topics can be deleted once a provider does not repeat itself after so long, some days; a topic's
+    own have to be once it is made anew.
     """
     keeps_states = TOPICS[event.topic].compacted if event.topic in TOPICS else False
     statement = _INSERT.format(mark) + (_UPDATE if keeps_states else "nothing")
     name = f"{event.topic}/{event.key}" if isinstance(event, Deleted) or keeps_states else event.id
+    if effect:
+        name = f"{effect}/{name}"
     cursor.execute(statement, (name, event.topic, event.partition, event.position))
     return cursor.rowcount == 1

@@ -76,6 +76,15 @@ def test_a_state_may_come_again_and_an_older_one_may_not(db: sqlite3.Connection)
     assert once(db.cursor(), event(first, 0, partition=1))  # the topic was made anew
 
 
+def test_several_effects_of_an_event_are_told_apart(db: sqlite3.Connection) -> None:
+    """Two handlers, or two groups, that share a database: the second has its effects, too."""
+    for one in (event(call("1", 1), 5), event(conversation("7", "a"), 1), deleted("8", 2)):
+        for first in (True, False):
+            assert once(db.cursor(), one) is first
+            assert once(db.cursor(), one, effect="crm") is first
+            assert once(db.cursor(), one, effect="reporting") is first
+
+
 def test_it_is_part_of_the_transaction(db: sqlite3.Connection) -> None:
     first = event(call("1", 1), 5)
 
