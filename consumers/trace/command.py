@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from consumers.trace.find import Call, Wanted, find, find_calls, known_connections, read_wanted
+from consumers.known import known_connections
+from consumers.trace.find import Call, Wanted, find, find_calls, has_event, read_wanted
 from consumers.trace.show import Show
 from consumers.trace.story import Story
 from ingest.errors import ConfigError
@@ -22,6 +23,7 @@ from schemas.times import now_ms, rfc3339
 _NUMBER_MS = 24 * 3_600_000
 
 _BETWEEN_DIGITS = re.compile(r"[\s().-]")
+_LIKE_A_NUMBER = re.compile(r"[\d\s().-]{7,20}")
 
 
 def trace(
@@ -82,9 +84,7 @@ def _trace_number(
 
 def _tell(settings: Settings, wanted: Wanted, stories: Sequence[Story], *, as_json: bool) -> int:
     asked = wanted.event_id
-    known = bool(stories) and (
-        asked is None or any(moment.id == asked for story in stories for moment in story.moments)
-    )
+    known = bool(stories) and (asked is None or has_event(stories, asked))
     if as_json:
         print(json.dumps(_data(stories)))  # noqa: T201
         return 0 if known else 1
@@ -94,6 +94,8 @@ def _tell(settings: Settings, wanted: Wanted, stories: Sequence[Story], *, as_js
     if not stories:
         where = wanted.connection or ", ".join(known_connections(settings))
         show.say(f"The stream knows of no call or conversation {wanted.ident!r} at {where}.")
+        if _LIKE_A_NUMBER.fullmatch(wanted.ident):
+            show.say("A phone number is looked for by + and its country: +15551230001.")
     elif not known:
         show.say(f"It has no event {asked!r} (any more).")
     return 0 if known else 1

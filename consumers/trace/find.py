@@ -6,24 +6,25 @@ leg that names the others, and that they do not name, is found by the row of the
 a topic has got more partitions, what was written before that is looked for in the wrong ones.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
-from consumers.trace.story import Spooled, Story, names, tell
+from consumers.known import known_connections
+from consumers.trace.story import Spooled, Story, is_about, names, tell
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, Keys, StoredRecord
 from ingest.eventlog.spool import SPOOLS, waiting_of
 from ingest.fields import by_size
 from ingest.settings import Settings
+from schemas.times import now_ms
 
 #: Between the provider's clock and the log's, where the call's start is known; and where only some
 #: event of it, or of another leg, is.
@@ -60,8 +61,10 @@ class Wanted:
 def read_wanted(text: str, connection: str | None) -> Wanted:
     """What is meant by an id of a call, a conversation or an event.
 
-    Raises ConfigError for events of other things than calls.
+    Raises ConfigError for what is no id, and for events of other things than calls.
     """
+    if not (text + (connection or "")).isprintable():
+        raise ConfigError(f"{text!r} is no id: no id has such characters")
     parts = [unquote(part) for part in text.split(":")]
     if not _EVENT_ID.fullmatch(text):
         return Wanted(text, connection)
@@ -83,27 +86,19 @@ class _Found:
 
     #: Calls and conversations that are named by what was read.
     ids: set[str] = field(default_factory=set)
+    #: What was read twice is there twice: rejects, where more has been named meanwhile.
     records: list[StoredRecord] = field(default_factory=list)
     waiting: list[Spooled] = field(default_factory=list)
-    #: Those that name it, by their positions.
-    rejects: dict[int, StoredRecord] = field(default_factory=dict)
-    #: The names that were looked for in all of them.
+    #: The names that were looked for in all rejects.
     rejects_read: frozenset[str] = frozenset()
+    #: Keys of the same calls at other connections: a verdict of both is there, or here.
+    beside: set[bytes] = field(default_factory=set)
     #: Calls that a row of the ledger tells of: they have none of their own.
     in_rows: set[str] = field(default_factory=set)
-    #: When the earliest of it began, by the provider's clock.
+    #: When the earliest of it began: by the provider's clock, unless that was ahead of ours.
     begun_ms: int | None = None
     #: Whether that is the start of the whole conversation.
     whole: bool = False
-
-
-def known_connections(settings: Settings) -> list[str]:
-    """Those of the settings, and those that a receiver with this data has served of late."""
-    try:
-        served = json.loads((settings.eventlog.path / "connections.json").read_text())
-    except (OSError, ValueError):
-        served = {}
-    return sorted({*settings.connections, *served})
 
 
 async def find(settings: Settings, wanted: Wanted, since_ms: int | None) -> list[Story]:
@@ -111,20 +106,35 @@ async def find(settings: Settings, wanted: Wanted, since_ms: int | None) -> list
 
     ``since_ms``: what was written earlier is not looked at; None: as early as need be.
     """
+    if since_ms is not None:
+        return await _find(settings, wanted, since_ms)
+    stories = await _find(settings, wanted, None)
+    if wanted.since_ms and not has_event(stories, wanted.event_id):
+        # The clock in its id may have been wrong.
+        stories = await _find(settings, replace(wanted, since_ms=0), None)
+    return stories
+
+
+def has_event(stories: Iterable[Story], event_id: str | None) -> bool:
+    return any(moment.id == event_id for story in stories for moment in story.moments)
+
+
+async def _find(settings: Settings, wanted: Wanted, since_ms: int | None) -> list[Story]:
     connections = [wanted.connection] if wanted.connection else known_connections(settings)
     if not connections:
         raise ConfigError("there are no connections in the settings: name one with --connection")
     search = _Search(settings, {name: _Found({wanted.ident}) for name in connections})
-    search.earliest_ms = wanted.since_ms if since_ms is None else since_ms
+    search.earliest_ms = min(wanted.since_ms, now_ms()) if since_ms is None else since_ms
     search.fixed = since_ms is not None
     if not search.earliest_ms:
         # A row of the ledger says where to begin with the rest.
         await search.read(search.unread("ledger"))
     while keys := search.unread("ledger", "calls", "verdicts"):
         await search.read(keys)
+    await search.read_beside()
     await search.read_rejects()
     return [
-        tell(name, [*each.records, *each.rejects.values()], each.waiting)
+        tell(name, each.records, each.waiting)
         for name, each in search.found.items()
         if each.records or each.waiting
     ]
@@ -160,24 +170,34 @@ class _Search:
         if self._begin_ms:
             looking_for = {name: frozenset(each.ids) for name, each in self.found.items()}
             keys = {**keys, "rejects": {name.encode() for name in looking_for}}
-        async for stored in self._stored(keys):
-            self._take(stored)
-        for spooled in _waiting(self._settings, keys):
-            self._take(spooled.record, spooled)
+        await self._take_all(keys)
         self._read |= {(topic, key) for topic, its_keys in keys.items() for key in its_keys}
         for name, ids in looking_for.items():
             self.found[name].rejects_read = ids
 
+    async def read_beside(self) -> None:
+        """Verdicts about one of these calls that stand at another connection."""
+        keys = {key for each in self.found.values() for key in each.beside}
+        if not keys:
+            return
+        async for stored in self._stored({"verdicts": keys}):
+            for name, each in self.found.items():
+                if stored.key in each.beside and is_about(stored, name, each.ids):
+                    each.records.append(stored)
+
     async def read_rejects(self) -> None:
-        """Those that name what was found since they were read, if any could."""
+        """Those that name what was found since they were read, if any could.
+
+        Where nothing is found, it may be that all of it was rejected.
+        """
+        known = {name for name, each in self.found.items() if each.records or each.waiting}
         keys = {
             name.encode()
-            for name, each in self.found.items()
-            if (each.records or each.waiting) and each.rejects_read != each.ids
+            for name in known or self.found
+            if self.found[name].rejects_read != self.found[name].ids
         }
         if keys:
-            async for stored in self._stored({"rejects": keys}):
-                self._take(stored)
+            await self._take_all({"rejects": keys})
 
     @property
     def _begin_ms(self) -> int:
@@ -185,6 +205,13 @@ class _Search:
         if self.fixed:
             return self.earliest_ms
         return max(self.earliest_ms, _begin_ms(self.found.values()))
+
+    async def _take_all(self, keys: Keys) -> None:
+        # In this order: what is drained in between is seen twice, and would else not be seen.
+        for spooled in _waiting(self._settings, keys):
+            self._take(spooled.record, spooled)
+        async for stored in self._stored(keys):
+            self._take(stored)
 
     async def _stored(self, keys: Keys) -> AsyncIterator[StoredRecord]:
         start = Behind({}, dict.fromkeys(keys, self._begin_ms))
@@ -194,26 +221,29 @@ class _Search:
     def _take(self, stored: StoredRecord, spooled: Spooled | None = None) -> None:
         connection, _, ident = stored.key.decode().partition("/")
         each = self.found[connection]
-        if stored.topic == "rejects":
-            if stored.value is not None and names(orjson.loads(stored.value), each.ids):
-                each.rejects[stored.position] = stored
+        event = None if stored.value is None else orjson.loads(stored.value)
+        if stored.topic == "rejects" and (event is None or not names(event, each.ids)):
             return
-        if spooled is not None:
-            each.waiting.append(spooled)
-        else:
+        if spooled is None:
             each.records.append(stored)
-        if stored.value is None:
+        else:
+            each.waiting.append(spooled)
+        if event is None or stored.topic == "rejects":
             return
-        event = orjson.loads(stored.value)
         data = event["data"]
+        recorded_ms = _ms(event["recordedtime"])
+        started_ms = _ms(data.get("started_at") or event["time"])
         if stored.topic == "ledger":
             each.ids |= {data["conversation_id"], *data["call_ids"], *data["merged_from"]}
             each.in_rows |= {*data["call_ids"]} - {data["conversation_id"], *data["merged_from"]}
-            each.whole = each.whole or data["started_at"] is not None
+            for other in data["counterparts"]:
+                each.beside.add(f"{other['connection']}/{other['call_id']}".encode())
+            is_start = data["started_at"] is not None and started_ms <= recorded_ms
+            each.whole = each.whole or is_start
         elif stored.topic == "calls":
             each.ids |= {ident, data["conversation_id"], *data["related_call_ids"]}
-        started_ms = _ms(data.get("started_at") or event["time"])
-        each.begun_ms = min(started_ms, each.begun_ms or started_ms)
+        begun_ms = min(started_ms, recorded_ms)
+        each.begun_ms = min(begun_ms, each.begun_ms or begun_ms)
 
 
 def _begin_ms(found: Iterable[_Found]) -> int:

@@ -6,6 +6,7 @@ from itertools import zip_longest
 from rich.console import Console
 from rich.text import Text
 
+from consumers.render import printable
 from consumers.trace.find import Call
 from consumers.trace.story import Moment, Story
 from schemas.times import rfc3339
@@ -45,7 +46,7 @@ class Show:
     def story(self, story: Story, asked: str | None) -> None:
         """``asked``: the id of the event that was asked for."""
         print_ = self._console.print
-        title = Text(f"conversation {story.conversation_id or '-'}", "bold")
+        title = _text(f"conversation {story.conversation_id or '-'}", "bold")
         title.append(f"  {story.connection}", "bold")
         complete = {None: "not in the ledger", True: "complete", False: "open"}[story.complete]
         way = {"inbound": "inbound from", "outbound": "outbound to"}
@@ -57,12 +58,14 @@ class Show:
         ]
         print_(title.append(f"  {', '.join(filter(None, facts))}", "not bold"))
         for number, call_id in enumerate(story.call_ids, 1):
-            print_(Text(f"  leg {number}  {call_id}"))
+            print_(_text(f"  leg {number}  {call_id}"))
         for connection, call_id in story.counterparts:
             print_(
                 Text("  the same call  ", "dim").append(
-                    f"{call_id} at {connection}: dialstream trace {call_id} "
-                    f"--connection {connection}"
+                    printable(
+                        f"{call_id} at {connection}: dialstream trace {call_id} "
+                        f"--connection {connection}"
+                    )
                 )
             )
         print_()
@@ -110,7 +113,7 @@ class Show:
             Text(moment.via),
             Text(_place(moment), "dim"),
         ]
-        notes = Text(moment.said)
+        notes = _text(moment.said)
         for mark in moment.marks:
             words, style = _MARKS[mark]
             notes.append("  " if notes else "").append(words, style)
@@ -125,7 +128,7 @@ class Show:
         table += [
             [
                 Text((call.started_at or "-")[:19].replace("T", " ")),
-                Text(call.call_id, "cyan"),
+                _text(call.call_id, "cyan"),
                 Text(call.connection),
                 Text(call.direction),
                 Text(call.outcome or "-"),
@@ -135,6 +138,11 @@ class Show:
         ]
         for line in _aligned(table):
             self._console.print(line)
+
+
+def _text(text: str, style: str = "") -> Text:
+    """What is the provider's word."""
+    return Text(printable(text), style)
 
 
 def _aligned(rows: Iterable[list[Text]]) -> Iterable[Text]:

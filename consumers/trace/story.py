@@ -51,7 +51,8 @@ class Moment:
     id: str = ""
     type: str = ""
     via: str = ""
-    #: The leg; the conversation, of a row of the ledger.
+    #: The leg; the conversation, of a row of the ledger. Of a verdict that stands at another
+    #: connection: the call there.
     of: str = ""
     time_ms: int | None = None
     recorded_ms: int | None = None
@@ -146,6 +147,8 @@ def tell(
 ) -> Story:
     """The story in all records of one conversation: calls, verdicts, ledger, rejects that name it.
 
+    Among them may be verdicts of other connections that are about one of its calls, too.
+
     Marks: ``repeat`` (an id that was there before), ``spooled`` (it waited for the log for longer
     than a delivery may), ``in_spool`` (it waits still), ``out_of_order`` (something later of this
     leg was on the log before), ``stale``, ``late`` (its leg had a verdict already), ``mended`` (its
@@ -153,12 +156,16 @@ def tell(
     voided), ``tombstone``.
     """
     events = {id(r): orjson.loads(r.value) for r in records if r.value is not None}
-    moments = [_moment(record, events.get(id(record))) for record in _in_order(records)]
+    moments = [_moment(connection, record, events.get(id(record))) for record in _in_order(records)]
     on_log = {moment.id for moment in moments}
+    on_spools: set[tuple[str, str, int]] = set()
     for each in waiting:
         event = orjson.loads(each.record.value or b"{}")
-        if event and event["id"] not in on_log:  # what has just been drained may still lie there
-            moment = _moment(each.record, event)
+        place = (each.role, each.record.topic, each.record.position)
+        # What has just been drained may still lie there.
+        if event and event["id"] not in on_log and place not in on_spools:
+            moment = _moment(connection, each.record, event)
+            on_spools.add(place)
             moment.partition, moment.spool = None, each.role
             moment.marks.append("in_spool")
             moments.append(moment)
@@ -179,13 +186,14 @@ def _in_order(records: Collection[StoredRecord]) -> list[StoredRecord]:
     return list(heapq.merge(*in_places, key=lambda record: record.written_ms))
 
 
-def _moment(record: StoredRecord, event: Mapping[str, Any] | None) -> Moment:
+def _moment(connection: str, record: StoredRecord, event: Mapping[str, Any] | None) -> Moment:
+    home, _, of = record.key.decode().partition("/")
     moment = Moment(
         topic=record.topic,
         partition=record.partition,
         position=record.position,
         written_ms=record.written_ms,
-        of=record.key.decode().partition("/")[2],
+        of=of,
     )
     if event is None:
         moment.marks.append("tombstone")
@@ -194,6 +202,8 @@ def _moment(record: StoredRecord, event: Mapping[str, Any] | None) -> Moment:
     moment.type = event["type"].removeprefix("dialstream.")
     moment.time_ms, moment.recorded_ms = _ms(event["time"]), _ms(event["recordedtime"])
     moment.said = _SAYS[moment.type.partition(".")[0]](event["data"])
+    if home != connection:
+        moment.said = f"of {of} at {home}, {moment.said}"
     if event.get("stale"):
         moment.marks.append("stale")
     return moment
@@ -326,7 +336,18 @@ def _who(party: Mapping[str, Any]) -> str | None:
     return "withheld" if party["withheld"] else masked(party["number"])
 
 
-# Rejects
+# What belongs to it by what it says
+
+
+def is_about(verdict: StoredRecord, connection: str, ids: Collection[str]) -> bool:
+    """Whether a verdict of two connections is about one of these calls."""
+    if verdict.value is None:
+        return False
+    data = orjson.loads(verdict.value)["data"]
+    return any(
+        data[f"{side}_connection"] == connection and data[f"{side}_call_id"] in ids
+        for side in ("pushed", "recorded")
+    )
 
 
 def names(event: Mapping[str, Any], ids: Collection[str]) -> bool:

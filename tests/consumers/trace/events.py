@@ -59,6 +59,8 @@ def verdict(leg: str, word: str, n: int, at: int, **more: Any) -> dict[str, Any]
         "verdict": word,
         "n": n,
         "call_id": leg,
+        "pushed_call_id": leg,
+        "recorded_call_id": leg,
         "pushed_connection": "acme",
         "recorded_connection": "acme",
         "reason": None,

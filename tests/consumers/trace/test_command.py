@@ -48,7 +48,7 @@ def record_of(event: dict[str, Any]) -> Record:
     topic = {"verdict": "verdicts", "conversation": "ledger"}.get(
         event["type"].split(".")[1], "calls"
     )
-    found = stored(event, 0, 0)
+    found = stored(event, 0, 0, key=f"{event['connection']}/{event['subject'].partition('/')[2]}")
     headers = (("ce_type", event["type"].encode()), ("ce_id", event["id"].encode()))
     return Record(topic, found.key, found.value, headers)
 
@@ -59,10 +59,12 @@ async def publish(log: Publisher, events: Sequence[dict[str, Any]]) -> None:
         await log.publish([record_of(event)]).wait(deadline)
 
 
-def fill(product: Product, events: Sequence[dict[str, Any]]) -> None:
+def fill(product: Product, events: Sequence[dict[str, Any]], *others: Sequence[Record]) -> None:
     async def run() -> None:
         async with open_log(load_settings(product.config), "receiver") as log:
             await publish(log, events)
+            for records in others:
+                await log.publish(records).wait(asyncio.get_running_loop().time() + 60)
 
     asyncio.run(run())
 
@@ -118,6 +120,7 @@ def test_the_whole_conversation_by_whatever_names_it(product: Product) -> None:
     unknown = ["5001", "--connection", "beta"], ["5003"], ["+12065550199", "--since", "9d"]
     for arguments in unknown:
         assert product.run("trace", *arguments).code == 1
+    assert "+15551230001" in product.run("trace", "(206) 555-0123").stdout
     # The call is there, the event is not.
     ran = product.run("trace", f"dialpad:acme:call:5002:ended:{T0 + 46_001}")
     assert ran.code == 1
@@ -172,6 +175,8 @@ def test_used_wrongly(product: Product) -> None:
         ["dialpad:acme:message:77:-:-:1"],
         ["+x"],
         ["5001", "--since", "yesterday"],
+        ["\udcff"],
+        ["5001", "--connection", "\udcff"],
     ):
         ran = product.run("trace", *arguments)
         assert ran.code == 2, ran.output
@@ -214,9 +219,13 @@ def test_connections_that_are_no_longer_configured_are_looked_at(tmp_path: Path)
     assert told(ran) == [("5001", "call.ringing")]
 
 
-def test_rejects_of_whatever_leg_are_part_of_it(product: Product) -> None:
-    bodies = [sign({"call_id": leg, "odd": True}) for leg in (5_000_001, 5_000_002, 7_000_000)]
+def rejected(leg: int) -> list[Record]:
+    body = sign({"call_id": leg, "odd": True})
+    what = "acme", "unknown_kind", "odd keys"
+    return records_of(reject_event(*what, via="webhook", received_ms=T0, body=body, headers={}))
 
+
+def test_rejects_of_whatever_leg_are_part_of_it(product: Product) -> None:
     first = {"conversation_id": "5000001", "related_call_ids": ["5000001"]}
     second = call("5000002", "ended", 9)
     second["data"] |= first
@@ -225,24 +234,96 @@ def test_rejects_of_whatever_leg_are_part_of_it(product: Product) -> None:
         second,
         row("5000001", ["5000001", "5000002"], 9),
     ]
-
-    async def reject() -> None:
-        async with open_log(load_settings(product.config), "receiver") as log:
-            await publish(log, events)
-            for body in bodies:
-                event = reject_event(
-                    *("acme", "unknown_kind", "odd keys"),
-                    via="webhook",
-                    received_ms=T0,
-                    body=body,
-                    headers={},
-                )
-                await log.publish(records_of(event)).wait(asyncio.get_running_loop().time() + 60)
-
-    asyncio.run(reject())
+    fill(product, events, *map(rejected, (5_000_001, 5_000_002, 7_000_000)))
     for what in ("5000001", "5000002", f"dialpad:acme:call:5000002:ended:{T0 + 9}"):
         ran = product.run("trace", what, "--json")
         assert ran.code == 0
         kinds = sorted(kind for _, kind in told(ran))
         derived = ["conversation.updated", *["reject.unknown_kind"] * 2]
         assert kinds == ["call.ended", "call.ringing", *derived], what
+    # Nothing of it could be read.
+    ran = product.run("trace", "7000000", "--json")
+    assert ran.code == 0
+    assert [kind for _, kind in told(ran)] == ["reject.unknown_kind"]
+
+
+def test_a_reject_that_waits_in_a_spool_stands_beside_that_on_the_log(product: Product) -> None:
+    if load_settings(product.config).eventlog.kind == "journal":
+        pytest.skip("there is no spool before a journal")
+    # Two, so that one of them has the position of that in the spool.
+    fill(product, [call("5000001", "ringing", 0)], rejected(5_000_001), rejected(5_000_001))
+
+    async def spool() -> None:
+        journal = JournalPublisher(spool_folder(product.data, "receiver"), where="spool")
+        other = sign({"call_id": 5_000_001, "odd": False})
+        what = "acme", "not_json", "odd"
+        event = reject_event(*what, via="webhook", received_ms=T0, body=other, headers={})
+        await journal.publish(records_of(event)).wait(asyncio.get_running_loop().time() + 60)
+        await journal.close()
+
+    asyncio.run(spool())
+    (story,) = json.loads(product.run("trace", "5000001", "--json").stdout)["stories"]
+    assert [
+        (each["type"], each["spool"], each["partition"] is None) for each in story["moments"]
+    ] == [
+        ("call.ringing", None, False),
+        ("reject.unknown_kind", None, False),
+        ("reject.unknown_kind", None, False),
+        ("reject.not_json", "receiver", True),
+    ]
+
+
+def test_a_provider_s_clock_that_is_years_ahead_hides_nothing(product: Product) -> None:
+    ahead: dict[str, Any] = {
+        "time": "2031-01-01T00:00:00.000Z",
+        "started_at": "2031-01-01T00:00:00.000Z",
+    }
+    ident = "dialpad:acme:call:8001:ringing:1925000000000"  # 2031-01-01T05:06:40Z
+    fill(
+        product,
+        [
+            call("8001", "ringing", 0, **ahead) | {"id": ident},
+            call("8001", "ended", 9, **ahead),
+            row("8001", ["8001"], 9, started_at=ahead["started_at"]),
+            call("8002", "ringing", 0, **ahead, related_call_ids=["8003"]),
+            call("8003", "ringing", 0, **ahead),
+        ],
+    )
+    for what in ("8001", ident):
+        ran = product.run("trace", what, "--json")
+        assert ran.code == 0, what
+        assert sorted(kind for _, kind in told(ran)) == [
+            *("call.ended", "call.ringing", "conversation.updated")
+        ], what
+    assert sorted(told(product.run("trace", "8002", "--json"))) == [
+        ("8002", "call.ringing"),
+        ("8003", "call.ringing"),
+    ]
+    endless = "9" * 30
+    assert product.run("trace", f"dialpad:acme:call:8001:ringing:{endless}").code == 1
+
+
+def test_a_verdict_of_two_connections_is_told_at_both(product: Product) -> None:
+    beta = {"connection": "beta"}
+    pair = {"pushed_connection": "acme", "recorded_connection": "beta", "recorded_call_id": "r1"}
+    alone = verdict("r1", "push_missing", 1, 50_000, **pair | {"pushed_call_id": None})
+    both = verdict("5001", "late", 2, 60_000, **pair, revises=alone["id"])
+    other = verdict("5001", "matched", 9, 70_000, **pair | {"recorded_call_id": "r2"})
+    counterparts = [{"connection": "acme", "call_id": "5001"}]
+    fill(
+        product,
+        [
+            call("r1", "recorded", 46_000) | beta,
+            alone | beta,
+            both,
+            other,
+            row("r1", ["r1"], 70_000, counterparts=counterparts) | beta,
+        ],
+    )
+    ran = product.run("trace", "r1", "--json")
+    (story,) = json.loads(ran.stdout)["stories"]
+    verdicts = [each for each in story["moments"] if each["topic"] == "verdicts"]
+    assert sorted((each["type"], each["of"], each["marks"], each["said"]) for each in verdicts) == [
+        ("verdict.late", "5001", [], "of 5001 at acme, no. 2, against beta"),
+        ("verdict.push_missing", "r1", ["revised"], "no. 1, against beta"),
+    ]
