@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -138,7 +138,8 @@ class _Sink:
                 _tell_disk(self._job.connection)
                 await asyncio.sleep(DISK_PAUSE_S)
 
-    async def _tell(self, ledger: Ledger) -> None:
+    async def _tell(self, ledger: Ledger) -> NoReturn:
+        """Raises LedgerLostError, and what else ends one of the groups."""
         assume = Assumptions.of(self._connection)
         since_ms, sure_from_ms = await self._adopt(ledger, round(assume.look_after_s * 1000))
         rules = Rules(self._connection, since_ms)
@@ -151,11 +152,11 @@ class _Sink:
             for each in self._groups
         ]
         try:
-            await asyncio.gather(*telling)
+            done, _ = await asyncio.wait(telling, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for task in telling:
-                task.cancel()
-            await asyncio.wait(telling)
+            await _cancel(telling)
+        faults = [fault for task in done if (fault := task.exception())]
+        raise faults[0]
 
     async def _adopt(self, ledger: Ledger, look_after_ms: int) -> tuple[Mapping[str, int], int]:
         """Since when each rule that is on has been: before, it was none of our business.
@@ -327,13 +328,25 @@ def _tell_disk(connection: str) -> None:
     log.warning("sink_waits", connection=connection, reason="disk", retry_in_s=DISK_PAUSE_S)
 
 
+async def _cancel(tasks: "Sequence[asyncio.Task[None]]") -> None:
+    """Return once all have ended. They are cancelled once, and again with us."""
+    for task in tasks:
+        task.cancel()
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+
+
 async def _end(subscriber: Subscriber, telling: "asyncio.Task[None]") -> None:
     """Let what is under way end, and what is done be committed. Raises what has ended it."""
     subscriber.stop()
     try:
         await asyncio.wait([telling])
     except asyncio.CancelledError:
-        telling.cancel()
-        await asyncio.wait([telling])
+        await _cancel([telling])
         raise
     telling.result()

@@ -141,14 +141,15 @@ class DialedInApi:
 
     async def _post(self, file: str, form: Mapping[str, str], *, once: bool = False) -> "_Answer":
         call = f"POST {_PATH}/{file}"
-        sent = [text for name, text in form.items() if name not in _OURS and len(text) > _QUOTED]
+        quotable = {name: text for name, text in form.items() if len(text) > _QUOTED}
+        sent = [text for name, text in quotable.items() if name not in _OURS]
         try:
             body = await self._api.ask(
                 "POST", f"{_PATH}/{file}", form={"accid": self._account, **form}, once=once
             )
         except ApiError as error:
             body = self._own_no(error, sent)
-        reply = read_reply(body, self._assume, sent)
+        reply = read_reply(body, self._assume, quotable.values())
         said = masked(without(reply.text, sent), self._api.key)
         if reply.kind == "refused":
             raise ApiError(

@@ -290,6 +290,20 @@ def test_what_was_done_before_is_no_sign_that_the_token_is_good_again(
         assert product.stop(timeout_s=60) == 0
 
 
+def test_what_is_under_way_at_the_end_is_heard_out(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    with make_product(settings=settings(dialedin), command=("sink",)) as product:
+        ready(product)
+        dialedin.faults.slow_s = 1.0
+        dialedin.faults.force("slow", after=1)
+        put_on(product, event(conversation(), at_ms=now_ms()))
+        wait(lambda: dialedin.faults.counts["slow"], "the lead is not on its way")
+        assert product.stop(timeout_s=60) == 0
+        [told] = product.log("sink_told")
+        assert (told["action"], told["outcome"]) == ("InjectLead", "ok")
+
+
 # The ledger
 
 

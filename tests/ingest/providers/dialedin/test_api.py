@@ -257,6 +257,13 @@ async def test_what_it_quotes_of_a_person_is_not_told() -> None:
         assert raised.value.said == "Result: Lead ... (…) of Example Campaign is not allowed"
 
 
+async def test_the_name_of_a_campaign_refuses_no_token() -> None:
+    async with telling(answer(200, b"Result: Campaign Token Sale not found")) as (api, _):
+        with pytest.raises(FailedError) as raised:
+            await inject(api, campaign="Token Sale")
+        assert raised.value.said == "Result: Campaign Token Sale not found"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
