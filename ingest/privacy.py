@@ -1,11 +1,11 @@
 """What a connection's setting ``privacy.drop`` keeps off the event log.
 
-Which fields are content stands at the fields themselves, in `schemas`. Ids are made before, of
-what the provider has said: they are the same whatever is dropped.
+Of which class a field is stands at the field itself, in `schemas`; those of none are always kept.
+Ids are made before, of what the provider has said: they are the same whatever is dropped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from msgspec.structs import replace
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from schemas.subjects import SUBJECTS
 Drops = Mapping[str, frozenset[PrivacyClass]]
 """Connection → classes of fields that are dropped; those that drop nothing need not be in it."""
 
-_Path = tuple[Sequence[str], object]
+_Place = tuple[Sequence[str], object, PrivacyClass]
 
 
 def writable(event: Event, drops: Drops) -> Event:
@@ -30,8 +30,8 @@ def writable(event: Event, drops: Drops) -> Event:
     if not drop or event.subject_kind == "reject":
         return event
     data, raw = event.data, event.raw
-    if "content" in drop:
-        for path, nothing in _CONTENT[event.subject_kind]:
+    for path, nothing, of_class in _CLASSED[event.subject_kind]:
+        if of_class in drop:
             data = _without(data, path, nothing)
     if "raw" in drop and raw is not None:
         raw = b"null"
@@ -44,20 +44,23 @@ def _without(data: dict[str, Any], path: Sequence[str], nothing: object) -> dict
     value = data.get(name)
     if not value:
         return data
+    if rest and isinstance(value, list):
+        return {**data, name: [_without(each, rest, nothing) for each in value]}
     if rest:
         return {**data, name: _without(value, rest, nothing)}
     return {**data, name: nothing}
 
 
-def _content(model: type[BaseModel]) -> Iterator[_Path]:
-    """Where content stands in a subject, and what stands there without."""
+def _classed(model: type[BaseModel]) -> Iterator[_Place]:
+    """Where something of a class stands in a subject, and what stands there without."""
     for name, field in model.model_fields.items():
         if isinstance(field.json_schema_extra, dict) and "x-privacy" in field.json_schema_extra:
-            yield (name,), field.get_default(call_default_factory=True)
+            nothing = field.get_default(call_default_factory=True)
+            yield (name,), nothing, cast("PrivacyClass", field.json_schema_extra["x-privacy"])
         else:
             for inner in _models(field):
-                for path, nothing in _content(inner):
-                    yield (name, *path), nothing
+                for path, nothing, of_class in _classed(inner):
+                    yield (name, *path), nothing, of_class
 
 
 def _models(field: FieldInfo) -> Iterator[type[BaseModel]]:
@@ -66,6 +69,7 @@ def _models(field: FieldInfo) -> Iterator[type[BaseModel]]:
             yield kind
 
 
-_CONTENT: Mapping[str, Sequence[_Path]] = {
-    subject: tuple(_content(model)) for subject, model in SUBJECTS.items()
+_CLASSED: Mapping[str, Sequence[_Place]] = {
+    subject: tuple(place for place in _classed(model) if place[0] != ("raw",))
+    for subject, model in SUBJECTS.items()
 }

@@ -10,7 +10,13 @@ Seconds = Annotated[float, Field(description="Seconds.")]
 
 
 CONTENT = Field(json_schema_extra={"x-privacy": "content"})
-"""Marks what was said or written; see the setting ``privacy.drop``."""
+"""Marks what was said or written; see the setting ``privacy.drop``.
+
+What has no mark is a fact about it, and always kept.
+"""
+
+RAW = Field(json_schema_extra={"x-privacy": "raw"})
+"""Marks JSON of the provider's that nobody has read: anything may be in it."""
 
 
 class Model(BaseModel):
@@ -23,7 +29,8 @@ class Data(Model):
     """``data`` of an event that a provider caused."""
 
     raw: JsonValue = Field(
-        description="The provider's JSON value as it was verified, never re-serialised."
+        description="The provider's JSON value as it was verified, never re-serialised.",
+        json_schema_extra={"x-privacy": "raw"},
     )
 
 

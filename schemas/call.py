@@ -143,4 +143,4 @@ class Call(Data):
     dispositions: list[str] = []
     quality: Quality | None = None
     campaign_id: str | None = None
-    custom_data: str | None = None
+    custom_data: Annotated[str | None, CONTENT] = None

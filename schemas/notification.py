@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import JsonValue
 
-from schemas.base import CONTENT, Data
+from schemas.base import RAW, Data
 
 
 class Notification(Data):
     notification_type: str | None = None
-    details: Annotated[JsonValue, CONTENT] = None
+    details: Annotated[JsonValue, RAW] = None

@@ -8,6 +8,7 @@ import pytest
 from ingest.privacy import Drops, writable
 from ingest.settings import load_settings
 from schemas.event import Event, encode
+from schemas.export import PUBLISHED
 from schemas.subjects import SUBJECTS
 from tests.conftest import MakeProduct
 from tests.kit import SECRET, samples, sign
@@ -54,6 +55,66 @@ def test_what_was_said_goes_and_what_is_known_of_it_stays() -> None:
     }
     assert call.data["voicemail"]["text"] == "WORDS"  # of the event itself nothing is gone
     assert json.loads(encode(writable(call, BOTH)))["data"]["raw"] is None
+
+
+def test_what_nobody_has_read_goes_with_the_rest_of_it() -> None:
+    told = {"action": "added", "note": "WORDS", "details": {"said": "WORDS"}}
+    assert writable(event("change", told), RAW).data == {**told, "details": None}
+    assert writable(event("change", told), BOTH).data == {
+        "action": "added",
+        "note": None,
+        "details": None,
+    }
+    other = {"notification_type": "fax.received", "details": {"said": "WORDS"}}
+    assert writable(event("notification", other), RAW).data == {**other, "details": None}
+
+
+def classed(subject: str) -> dict[str, str]:
+    """Place → class, as readers find it in the published schema."""
+    document = json.loads((PUBLISHED / f"{subject}.1.json").read_bytes())
+    found = {}
+
+    def look(at: Any, place: str) -> None:
+        if isinstance(at, list):
+            for each in at:
+                look(each, place)
+        if not isinstance(at, dict):
+            return
+        if "x-privacy" in at:
+            found[place] = at["x-privacy"]
+        if "$ref" in at:
+            look(document["$defs"][at["$ref"].rpartition("/")[2]], place)
+        for word in ("anyOf", "allOf", "items"):
+            look(at.get(word), place)
+        for name, inner in at.get("properties", {}).items():
+            look(inner, f"{place}.{name}".lstrip("."))
+
+    look(document, "")
+    return found
+
+
+ARTEFACTS = {
+    "voicemail.text": "content",
+    "transcript.lines": "content",
+    "recap.summary": "content",
+    "recap.outcome": "content",
+    "recap.purposes": "content",
+    "recap.action_items": "content",
+}
+
+
+def test_every_text_that_somebody_has_said_or_written_has_its_class() -> None:
+    assert {subject: of for subject in SUBJECTS if (of := classed(subject))} == {
+        "call": {**ARTEFACTS, "custom_data": "content", "raw": "raw"},
+        "message": {"text": "content", "raw": "raw"},
+        "contact": {"raw": "raw"},
+        "agent": {"raw": "raw"},
+        "change": {"note": "content", "details": "raw", "raw": "raw"},
+        "consent": {"raw": "raw"},
+        "directory": {"raw": "raw"},
+        "notification": {"details": "raw", "raw": "raw"},
+        "conversation": ARTEFACTS,
+    }
 
 
 def test_a_connection_that_drops_nothing_is_left_alone() -> None:
