@@ -174,7 +174,7 @@ class Shelved(Struct, kw_only=True):
     last_at: str
     times: int
     size_bytes: int
-    #: Where it stands first since it is open.
+    #: Where it stands first.
     topic: str
     partition: int
     position: int

@@ -263,6 +263,7 @@ class _Requeue:
         looked_at = 0
         with self._bar:
             for batch in _batches(self._files):
+                await self._states.look()
                 ready = [(file, refused) for file in batch if (refused := self._verified(file))]
                 ready = await self._current(ready, really=pipeline is not None)
                 if pipeline is None:

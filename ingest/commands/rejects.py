@@ -236,6 +236,7 @@ class _Redrive:
                 await self._take(stored, kept)
                 if self._under_way >= BATCH or self._bytes >= BATCH_BYTES:
                     await self._store(publisher, stopping)
+                    await self._states.look()
                 self._bar.show(self.done.wanted - len(wanted), self.done.wanted)
             await self._store(publisher, stopping)
 

@@ -241,6 +241,32 @@ def test_an_old_state_does_not_take_the_place_of_a_newer_one(make_product: MakeP
     assert [event["data"]["raw"] for event in more] == old[1:]
 
 
+def test_a_state_that_comes_while_it_runs_stays_the_newest(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver goes on beside it."""
+    product = make()
+    state = samples()["contact-updated"]
+    idents = ["71", "72", "73"]
+    old = [sign({**state, "contact": {**state["contact"], "id": ident}}) for ident in idents]
+    put(product, *(record for body in old for record in records_of(rejected(body))))
+    key, topic = b"acme/73", "contacts"
+    newer = json.dumps({"recordedtime": rfc3339(RECEIVED_MS + 1000)}).encode()
+    monkeypatch.setattr("ingest.commands.rejects.BATCH", 1)
+    stored = _Redrive._stored
+
+    async def beside(work: _Redrive, publisher: Publisher, records: Sequence[Record]) -> bool:
+        if any(record.key == b"acme/72" for record in records):
+            other = [Record(topic, key, newer, ())]
+            await publisher.publish(other).wait(math.inf)
+        return await stored(work, publisher, records)
+
+    monkeypatch.setattr(_Redrive, "_stored", beside)
+    found = redriven(product)
+    assert (counts(found), found["superseded"]) == ((3, 3, 2), 1)
+    assert [one.value for one in on_log(product, topic) if one.key == key] == [newer]
+
+
 def test_no_secret_is_needed_and_none_is_looked_at(make_product: MakeProduct) -> None:
     """It was signed with one that is gone."""
     product = make_product()
