@@ -305,15 +305,14 @@ def _what_stays(settings: Settings, whom: Whom) -> list[str]:
     """What nobody should believe to be gone."""
     window_days = settings.reconcile.window_s / DAY_S
     if settings.eventlog.kind == "journal":
-        who, bound = "the journal", "That may take long where little changes."
+        compacted = "the journal compacts their topic: within 8 days while dialstream runs."
     else:
-        who = "Kafka"
-        bound = "To bound that, set max.compaction.lag.ms on these topics."
+        compacted = (
+            "Kafka compacts their topic: once half of it is out of date. To bound that, set "
+            "max.compaction.lag.ms on these topics."
+        )
     lines = [
-        (
-            f"Earlier records of erased keys are on the log until {who} compacts their topic: "
-            f"once half of it is out of date. {bound}"
-        ),
+        f"Earlier records of erased keys are on the log until {compacted}",
         "What subscribers have stored is theirs: each is given the tombstone.",
         (
             f"What is heard of a call within {window_days:g} days (reconcile.window_s) writes its "

@@ -27,8 +27,12 @@ log = structlog.get_logger()
 #: A segment that began longer ago is sealed, so that quiet topics forget too.
 ROLL_AGE_S = 7 * DAY_S
 
-#: A tombstone stays at least this long, for readers to see it.
+#: A tombstone stays at least this long, for readers to see it,
 TOMBSTONE_S = DAY_S
+
+#: and at most this long, once its segment is sealed: what it buries must not stay for good where
+#: little changes.
+BURIED_S = 7 * DAY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +119,8 @@ def _trim(folder: Path, topics: Sequence[Topic], max_bytes: int) -> None:
 def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
     """Copy forward what is still the last of its key, then unlink; oldest segment first.
 
-    Only once at least half of what is sealed is over, so that each record is copied about once.
+    Only once at least half of what is sealed is over, so that each record is copied about once; or
+    once a tombstone is old, which is once a week at most.
     """
     paths = segment_paths(folder)
     sealed = paths[:-1]
@@ -123,12 +128,16 @@ def _compact(folder: Path, topic: Topic, now_ms: int) -> None:
         return
     last: dict[bytes, int] = {}
     sealed_count = 0
+    is_buried = False
     for path in paths:
         with _opened(path) as segment:
             last |= segment.last_of_keys()  # later segments hold later positions
-            sealed_count += segment.count() if path in sealed else 0
+            if path in sealed:
+                sealed_count += segment.count()
+                tombstone_ms = segment.first_tombstone_ms()
+                is_buried |= tombstone_ms is not None and now_ms - tombstone_ms > BURIED_S * 1000
     sealed_live = sum(position < first_position(paths[-1]) for position in last.values())
-    if sealed_live * 2 > sealed_count:
+    if sealed_live * 2 > sealed_count and not is_buried:
         return
     for path in sealed:
         with _opened(path) as segment:

@@ -256,6 +256,11 @@ class Segment:
         """Key → the position of its last record here."""
         return dict(self._db.execute("select key, max(position) from records group by key"))
 
+    def first_tombstone_ms(self) -> int | None:
+        """When its oldest tombstone was written, ms since 1970."""
+        found = self._db.execute("select min(written_ms) from records where value is null").get
+        return None if found is None else int(found)
+
     def count(self) -> int:
         return int(self._db.execute("select count(*) from records").get)
 

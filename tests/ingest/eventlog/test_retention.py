@@ -214,6 +214,29 @@ def test_a_tombstone_stays_for_a_day_and_then_goes_with_what_it_buries(folder: P
     assert [(one.key, one.value) for one in found] == [(b"new", None), (b"back", b"again")]
 
 
+@pytest.mark.parametrize(("days", "is_gone"), [(6, False), (8, True)])
+def test_what_a_tombstone_buries_goes_in_time_although_most_is_still_needed(
+    folder: Path, days: float, *, is_gone: bool
+) -> None:
+    needed = [(days_ago(60), f"needed {number}", "still") for number in range(9)]
+    fill(
+        folder,
+        "contacts",
+        [(days_ago(60), "erased", "somebody"), *needed],
+        [(days_ago(days), "erased", None), (days_ago(days), "other", "still")],
+        [(days_ago(1), "another", "new")],
+    )
+    before = stored(folder, "contacts")
+    for _ in range(2):
+        tidy(folder, max_bytes=FOREVER, now_ms=NOW_MS)
+        found = stored(folder, "contacts")
+        if is_gone:
+            assert sorted(values(folder, "contacts")) == ["new", *["still"] * 10]
+            before = found  # once it is done it is not done again
+        else:
+            assert found == before
+
+
 def test_what_is_younger_than_the_lag_is_not_compacted(folder: Path) -> None:
     assert TOPICS["checkpoints"].compaction_lag_s == 3 * DAY_S
     fill(
