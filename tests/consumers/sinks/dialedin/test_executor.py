@@ -18,6 +18,7 @@ from consumers.sinks.dialedin.executor import Executor, KeyRefusedError
 from consumers.sinks.dialedin.ledger import Ledger, LedgerError
 from consumers.sinks.dialedin.rules import Command, Dnc, Lead, Update
 from consumers.subscribe import NotNowError
+from ingest.api import ApiError
 from ingest.providers.dialedin.api import FailedError, open_api
 from ingest.settings import Connection
 from ingest.simulator.dialedin_server import SimulatedDialedIn, simulated_dialedin
@@ -332,6 +333,37 @@ async def test_it_waits_longer_each_time_and_goes_on_at_once(tmp_path: Path) -> 
             assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
             it.dialedin.faults.html = 0.0
             assert await executor.carry_out(DNC) == "ok"
+            it.dialedin.faults.html = 1.0
+            with pytest.raises(NotNowError) as raised:
+                await executor.carry_out(UPDATE)
+            assert raised.value.after_s == 1
+
+
+class Saying:
+    """An API that says the same of everything."""
+
+    def __init__(self, error: ApiError) -> None:
+        self._error = error
+
+    async def insert_dnc(self, _: str) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize("reason", ["unauthorized", "forbidden"])
+async def test_no_right_to_do_it_is_no_bad_weather(tmp_path: Path, reason: Any) -> None:
+    async with bench(tmp_path) as it, it.life() as executor:
+        executor._api = Saying(ApiError(reason, said="no"))  # type: ignore[assignment]
+        with pytest.raises(KeyRefusedError) as raised:
+            await executor.carry_out(DNC)
+        assert raised.value.said == "no"
+
+
+async def test_who_wants_to_be_left_alone_is(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it, it.life() as executor:
+        executor._api = Saying(ApiError("rate_limited", retry_after_s=45))  # type: ignore[assignment]
+        with pytest.raises(NotNowError) as raised:
+            await executor.carry_out(DNC)
+        assert raised.value.after_s == 45
 
 
 async def test_without_a_ledger_nothing_is_sent(tmp_path: Path) -> None:

@@ -313,26 +313,42 @@ def test_without_the_ledger_that_knows_what_is_under_way_leads_wait_and_opt_outs
     more = {"assume": {"look_after_s": 3600}}
     with make_product(settings=settings(dialedin, **more), command=("sink",)) as product:
         ready(product)
-        put_on(product, event(conversation(), at_ms=now_ms()))
-        wait(lambda: dialedin.floor.leads, "there is no lead")
+
+        def put_missed(ident: str) -> None:
+            caller = {"number": f"+1555123{ident}"}
+            put_on(product, event(conversation(ident, external=caller), at_ms=now_ms()))
+
+        def wait_told(times: int) -> None:
+            """So it stands in the ledger, too."""
+
+            def told() -> int:
+                return sum(line["outcome"] == "ok" for line in product.log("sink_told"))
+
+            wait(lambda: told() == times, f"it has not told {times} leads")
+
+        def next_life_waits() -> None:
+            said = len(product.log("partition_paused"))
+            product.start(timeout_s=PATIENCE_S)
+            wait(lambda: len(product.log("partition_paused")) > said, "the lead does not wait")
+
+        put_missed("0001")
+        wait_told(1)
         # With its ledger it knows.
         product.kill()
         product.start(timeout_s=PATIENCE_S)
-        late = conversation("1102", external={"number": "+15551230002"})
-        put_on(product, event(late, at_ms=now_ms()))
-        wait(lambda: len(dialedin.floor.leads) == 2, "there is no second lead")
+        put_missed("0002")
+        wait_told(2)
+        assert not product.log("partition_paused")
         # As if it had gone on elsewhere.
         product.kill()
         shutil.rmtree(product.data / "sink")
-        product.start(timeout_s=PATIENCE_S)
-        later = conversation("1103", external={"number": "+15551230003"})
-        put_on(product, event(later, at_ms=now_ms()), event(message(), at_ms=now_ms()))
+        put_missed("0003")
+        next_life_waits()
+        put_on(product, event(message(), at_ms=now_ms()))
         wait(lambda: dialedin.floor.dnc, "the opt-out waits")
-        wait(lambda: product.log("partition_paused"), "the lead does not wait")
         # It does not forget that when it starts once more.
         product.kill()
-        product.start(timeout_s=PATIENCE_S)
-        wait(lambda: product.log("partition_paused"), "the lead does not wait")
+        next_life_waits()
         assert {line["reason"] for line in product.log("partition_paused")} == {"not_now"}
         assert product.stop(timeout_s=60) == 0
     assert len(dialedin.sent("InjectLead")) == 2
