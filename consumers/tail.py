@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import orjson
 from rich.console import Console
+from rich.text import Text
 
-from consumers.render import line
+from consumers.render import line, printable
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
 from ingest.eventlog.log import Start, StoredRecord
@@ -65,16 +66,19 @@ class Wanted:
 
     def matches(self, stored: StoredRecord) -> bool:
         """By the headers, so that what is not shown is not parsed."""
-        if self.connection not in (None, stored.key.decode().split("/")[0]):
+        if self.connection not in (None, _text(stored.key).split("/")[0]):
             return False
         if stored.value is None:
             return self.tombstones and self.type is None and self.id is None
         headers = dict(stored.headers)
-        kind = headers["ce_type"].decode()
+        kind = headers.get("ce_type", b"").decode(errors="replace")
         return (
-            (not self.subjects or kind.split(".")[1] in self.subjects)
+            (
+                not self.subjects
+                or kind.removeprefix("dialstream.").partition(".")[0] in self.subjects
+            )
             and self.type in (None, kind)
-            and self.id in (None, headers["ce_id"].decode())
+            and self.id in (None, headers.get("ce_id", b"").decode(errors="replace"))
         )
 
 
@@ -89,7 +93,8 @@ def follow_stream(
 ) -> int:
     """Show what is wanted until ``count``, the end if ``until_end``, or Ctrl-C; the exit code."""
     logs = setup_logs(settings.logging.format, "warning")
-    show = _show_json if as_json else Shown(_Console(highlight=False, soft_wrap=True))
+    console = _Console(highlight=False, soft_wrap=True)
+    show = _show_json if as_json else partial(_show, console)
 
     async def run() -> None:
         shown = 0
@@ -123,25 +128,26 @@ class _Console(Console):
         raise BrokenPipeError  # rich would end the process with 1
 
 
-class Shown:
-    """Prints events for people."""
+def _show(console: Console, stored: StoredRecord) -> None:
+    """A line for people."""
+    where = printable(f"{stored.topic} {_text(stored.key)}")
+    if stored.value is None:
+        console.print(Text(f"          deleted  {where}", "dim"))
+        return
+    try:
+        text = line(orjson.loads(stored.value))
+    except (ValueError, LookupError, TypeError, AttributeError):  # somebody else's, on our topic
+        text = Text(f"          no event of ours  {where}", "dim")
+    console.print(text)
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
 
-    def __call__(self, stored: StoredRecord) -> None:
-        if stored.value is None:
-            self._console.print(
-                f"          deleted  {stored.topic} {stored.key.decode()}", style="dim"
-            )
-            return
-        event: dict[str, Any] = orjson.loads(stored.value)
-        self._console.print(line(event))
+def _text(key: bytes) -> str:
+    return key.decode(errors="replace")
 
 
 def _show_json(stored: StoredRecord) -> None:
     if stored.value is None:
-        tombstone = {"topic": stored.topic, "key": stored.key.decode(), "data": None}
+        tombstone = {"topic": stored.topic, "key": _text(stored.key), "data": None}
         sys.stdout.buffer.write(orjson.dumps(tombstone) + b"\n")
     else:
         sys.stdout.buffer.write(stored.value + b"\n")
