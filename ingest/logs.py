@@ -276,8 +276,8 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "group handler topic partition position reason retry_in_s suppressed",
     ),
     "handler_does_not_end": (
-        "A handler goes on in spite of being cancelled, while others may handle its event.",
-        "group topic partition",
+        "A handler goes on in spite of being cancelled; if its partition goes, so may another.",
+        "group handler topic partition position reason retry_in_s suppressed",
     ),
     "records_skipped": (
         "What came next was deleted before it was read; the group goes on with what is left.",

@@ -54,7 +54,7 @@ class NotNowError(Exception):
 class Retry:
     """What follows when a handler raises anything else, or takes longer than it may.
 
-    Anything but KeyboardInterrupt and SystemExit, which end the process as everywhere.
+    Anything but KeyboardInterrupt and SystemExit: with those the subscriber ends, as by "stop".
 
     It is called again ``first_s`` later, then after twice as long each time, ``most_s`` at most;
     meanwhile later events of the key wait, other keys go on, those of its partition as far as some

@@ -409,6 +409,7 @@ class Work:
             waiting = route.call(item.stored)
         except ValueError as error:
             item.verdict = "unreadable", _what_is_wrong(error)
+            item.at = len(item.routes) - 1  # the others would read it by the same model
             return None
         assert worker.task is not None
         worker.since = self._loop.time()
@@ -419,8 +420,11 @@ class Work:
             return self._pause(partition, route, item, "not_now", error.after_s)
         except RejectError as error:
             item.verdict = error.reason, error.detail
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except GeneratorExit:
             raise
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Raised here it would end the loop, and meanwhile other handlers were called.
+            return self._stop(partition, route, item, error)
         except BaseException as error:  # noqa: BLE001 - the policy says what follows
             if worker.task.cancelling() > worker.expired:
                 # It was given up. Whatever it makes of that is not the event's fault.
@@ -446,11 +450,13 @@ class Work:
         now = self._loop.time()
         for worker in self.workers:
             route, since = worker.route, worker.since
-            if route is None or since is None or route.timeout_s is None or worker.expired:
+            if route is None or since is None or route.timeout_s is None or worker.task is None:
                 continue
-            if now - since > route.timeout_s and worker.task is not None:
+            if now - since > route.timeout_s and not worker.expired:
                 worker.expired = True
                 worker.task.cancel()
+            elif now - since > route.timeout_s + _CANCEL_S and worker.partition and worker.item:
+                self._say("handler_does_not_end", worker.partition, route, worker.item)
 
     def _failed(
         self, partition: _Partition, route: Route, item: _Item, error: BaseException
@@ -464,14 +470,19 @@ class Work:
             self._say_failed(partition, route, item, error, again_s)
             return again_s
         if retry.then == "stop":
-            self._end_with(error)
-            return self._pause(partition, route, item, "stop", retry.most_s)
+            return self._stop(partition, route, item, error)
         self._say_failed(partition, route, item, error, None)
         if retry.then == "hold" or route.given_up >= BROKEN:
             return self._pause(partition, route, item, "failed", retry.most_s)
         route.given_up += 1
         item.verdict = type(error).__name__, f"{route.name} has failed {item.failures} times"
         return None
+
+    def _stop(
+        self, partition: _Partition, route: Route, item: _Item, error: BaseException
+    ) -> float:
+        self._end_with(error)
+        return self._pause(partition, route, item, "stop", _STORE_AGAIN_S)
 
     def _end_with(self, error: BaseException) -> None:
         if not self.fault.done():
@@ -611,13 +622,10 @@ class Work:
             if busy in partitions and busy and item and worker.task:
                 self._say("handler_given_up", busy, worker.route, item)
                 worker.task.cancel()
-        for partition in await _wait_for(partitions, _CANCEL_S):
-            log.error(
-                "handler_does_not_end",
-                group=self._group,
-                topic=partition.place[0],
-                partition=partition.place[1],
-            )
+        left = await _wait_for(partitions, _CANCEL_S)
+        for worker in self.workers:
+            if worker.partition in left and worker.partition and worker.item:
+                self._say("handler_does_not_end", worker.partition, worker.route, worker.item)
 
     def handled(self) -> "Handled":
         """What can be committed."""

@@ -10,6 +10,7 @@ import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from consumers.subscribe.events import Event, NotNowError, RejectError, Retry
 from consumers.subscribe.routes import Routes, event_route
@@ -363,6 +364,41 @@ async def test_whatever_a_handler_raises_is_a_failure_of_its_event() -> None:
     assert [reason for _, reason, _ in bench.rejected] == ["OutcomeError", "OutcomeError"]
 
 
+@pytest.mark.parametrize("way_out", [SystemExit, KeyboardInterrupt])
+async def test_a_handler_that_wants_out_gets_out_and_no_other_is_called_meanwhile(
+    way_out: type[BaseException],
+) -> None:
+    calls = 0
+
+    async def leave(call: Call) -> None:
+        nonlocal calls
+        calls += 1
+        raise way_out
+
+    bench = Bench(leave, parallel=2)
+    for position in range(50):
+        bench.work.add(stored(f"leg{position}", position))
+    await asyncio.wait([bench.work.fault], timeout=60)
+    assert isinstance(bench.work.fault.exception(), way_out)
+    handled = await bench.work.leave(None, 1.0)
+    assert handled.records == []
+    assert bench.rejected == []
+    assert calls <= 2
+
+
+async def test_what_cannot_be_read_is_set_aside_once_however_many_handlers_it_has() -> None:
+    bench = Bench()
+
+    async def other(call: Call) -> None: ...
+
+    bench.routes.add(event_route(Call, other, (), Retry(), None))
+    broken = stored("1", 0)
+    broken.value = (broken.value or b"").replace(b'"call_id":"1"', b'"call_id":""')
+    bench.work.add(broken)
+    await until(lambda: bench.committable() == {("calls", 0): 0})
+    assert bench.rejected == [(0, "unreadable", "data.call_id: string_too_short")]
+
+
 async def test_what_nobody_has_thought_of_ends_it_and_leaves_no_key_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -614,11 +650,41 @@ async def test_whoever_does_not_end_is_not_waited_for_for_ever(
                 continue
 
     bench = Bench(stubborn)
-    bench.work.add(stored("1", 0))
+    bench.work.add(stored("1", 7))
     await asyncio.sleep(0.01)
-    async with asyncio.timeout(20):
-        await bench.work.leave(None, 0.01)
+    with capture_logs() as logs:
+        async with asyncio.timeout(20):
+            await bench.work.leave(None, 0.01)
     over.set()
+    named = [(line["handler"], line["position"]) for line in logs if "does_not" in line["event"]]
+    assert named == [("stubborn", 7)]
+
+
+async def test_whoever_hangs_although_its_time_is_over_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It keeps its worker and its key, and nothing else would say so."""
+    monkeypatch.setattr("consumers.subscribe.work._CANCEL_S", 0.05)
+    over = asyncio.Event()
+
+    async def stubborn(call: Call) -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    bench = Bench(stubborn)
+    for route in bench.routes:
+        route.timeout_s = 0.05
+    bench.work.add(stored("1", 7))
+    with capture_logs() as logs:
+        async with asyncio.timeout(60):
+            while not logs:
+                bench.work.cancel_late()
+                await asyncio.sleep(0.01)
+    over.set()
+    (line,) = logs
+    assert line["event"] == "handler_does_not_end"
+    assert (line["handler"], line["topic"], line["position"]) == ("stubborn", "calls", 7)
 
 
 async def test_a_partition_that_comes_back_begins_where_the_log_says() -> None:
