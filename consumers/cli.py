@@ -438,8 +438,9 @@ def prove(
 
     Exits with 1 if something acknowledged is missing, changed or out of order; 2 if it cannot run.
     """
-    from consumers.prove.command import Plan, pushed_connection, span_s
     from consumers.prove.command import prove as play
+    from consumers.prove.command import pushed_connection, span_s
+    from consumers.prove.report import Plan
     from ingest.settings import load_settings
 
     settings = load_settings(config)

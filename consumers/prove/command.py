@@ -5,15 +5,14 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import structlog
 from rich.console import Console
@@ -21,8 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from consumers.prove.deliveries import Maker, maker_for
 from consumers.prove.load import Load, open_load
-from consumers.prove.oracle import WORST_S, Judge, Verdict
+from consumers.prove.oracle import Judge
 from consumers.prove.receiver import OwnReceiver
+from consumers.prove.report import Plan, Result, as_data, show
 from consumers.prove.trouble import Happened, Trouble
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
@@ -49,40 +49,6 @@ _FETCH_S, _PROGRESS_S = 0.2, 0.2
 REJECTS = "rejects"
 
 _RECORDED = re.compile(rb'"recordedtime": ?"([^"]+)"')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the operator wants."""
-
-    connection: str
-    for_s: float
-    rate: float
-    senders: int
-    trouble: str | None
-    every_s: float
-    #: What was acknowledged may take so long to come to the log, or out of a spool.
-    wait_s: float
-    #: Post to the receiver that runs, whose topics are the real ones.
-    really: bool
-    #: Where; None: where the settings say.
-    to: str | None
-    config: Path | None
-
-
-@dataclass(slots=True)
-class Result:
-    verdict: Verdict
-    #: Of all answers, and of all records on their way to the log, sorted.
-    answered_s: list[float]
-    to_log_s: list[float]
-    took_s: float
-    troubles: list[Happened] = field(default_factory=list)
-    #: Starts of the experiment's own receiver; None: it had none.
-    starts: int | None = None
-    #: Where what is left of it lies, if something went wrong.
-    left: list[str] = field(default_factory=list)
-    raw_is_kept: bool = True
 
 
 def span_s(option: str, text: str) -> float:
@@ -121,9 +87,9 @@ def prove(settings: Settings, plan: Plan, *, as_json: bool) -> int:
     finally:
         logs.close()
     if as_json:
-        print(json.dumps(_as_data(result)))  # noqa: T201
+        print(json.dumps(as_data(result, plan)))  # noqa: T201
     else:
-        _show(result, plan)
+        show(result, plan)
     if not result.verdict.acknowledged:
         raise ConfigError("nothing was acknowledged: that proves nothing")
     return int(bool(result.verdict.broken))
@@ -132,10 +98,14 @@ def prove(settings: Settings, plan: Plan, *, as_json: bool) -> int:
 async def _experiment(settings: Settings, plan: Plan, maker: Maker, *, quiet: bool) -> Result:
     stopping = Stopping()
     loop = asyncio.get_running_loop()
+    #: What lies about until the end.
+    about: list[str] = []
 
     def on_signal(number: signal.Signals) -> None:
         """End sooner, and tell what was found; a second one ends it at once."""
         if stopping.asked:
+            for where in about:
+                sys.stderr.write(f"left behind: {where}\n")
             os._exit(128 + number)
         stopping.ask()
 
@@ -144,30 +114,36 @@ async def _experiment(settings: Settings, plan: Plan, maker: Maker, *, quiet: bo
     if plan.really:
         url = plan.to or f"{url_of(settings.receiver)}/webhooks/{plan.connection}"
         return await _Run(settings, plan, maker, url, None, stopping, quiet=quiet).play()
-    name = f"prove-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    own = OwnReceiver.of(settings, name, plan.config)
+    own = OwnReceiver.of(settings, new_name(), plan.config)
     url = f"{own.url}/webhooks/{plan.connection}"
+    folder = own.settings.eventlog.path
+    about.append(str(folder))
     topics = [maker.topic, REJECTS] if settings.eventlog.kind == "kafka" else []
+    their_names = f"topics {own.settings.kafka.topic_prefix}*"
     result: Result | None = None
     if topics:
         # Kafka's client is loaded where it is needed.
         from consumers.prove.topics import delete_topics, make_topics  # noqa: PLC0415
 
+        about.append(their_names)
         await make_topics(own.settings.kafka, topics)
     try:
         async with own.running():
             run = _Run(own.settings, plan, maker, url, own, stopping, quiet=quiet)
             result = await run.play()
     finally:
-        folder = own.settings.eventlog.path
-        left = [f"topics {own.settings.kafka.topic_prefix}*"] if topics else []
         if result is not None and result.verdict.broken:
-            result.left = [str(folder), *left]
+            result.left = about
         else:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             if topics and not await delete_topics(own.settings.kafka, topics) and result:
-                result.left = [f"{left[0]}, which could not be deleted"]
+                result.left = [f"{their_names}, which could not be deleted"]
     return result
+
+
+def new_name() -> str:
+    """Of an experiment; two that begin in one second have nothing in common, either."""
+    return f"prove-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 class _Run:
@@ -209,13 +185,15 @@ class _Run:
             with self._progress(load, until):
                 async with self._in_trouble(troubles):
                     await load.play(plan.senders, ended, plan.wait_s)
-            took_s = time.monotonic() - begun
+                    # What makes trouble may take its time to end.
+                    took_s = time.monotonic() - begun
         judge = Judge(load.offered)
         await self._read_back(judge, begun_ms - _CLOCKS_MS)
         verdict = judge.verdict()
         verdict.worst_s = max(load.answered_s, default=0.0)
         return Result(
             verdict=verdict,
+            url=self._url,
             answered_s=sorted(load.answered_s),
             to_log_s=sorted(self._to_log_s),
             took_s=took_s,
@@ -333,91 +311,3 @@ class _Run:
             if recorded is not None:
                 recorded_s = datetime.fromisoformat(recorded[1].decode()).timestamp()
                 self._to_log_s.append(stored.written_ms / 1000 - recorded_s)
-
-
-# What came of it
-
-
-def _percentile(sorted_s: list[float], share: float) -> float:
-    return sorted_s[min(len(sorted_s) - 1, int(len(sorted_s) * share))] if sorted_s else 0.0
-
-
-def _spread(sorted_s: list[float]) -> str:
-    p50, p99, worst = (_percentile(sorted_s, share) for share in (0.5, 0.99, 1.0))
-    return f"p50 {1000 * p50:,.0f} ms, p99 {1000 * p99:,.0f} ms, worst {worst:.2f} s"
-
-
-def _as_data(result: Result) -> dict[str, Any]:
-    verdict = result.verdict
-    return {
-        "offered": verdict.offered,
-        "acknowledged": verdict.acknowledged,
-        "answers": {
-            "none" if status is None else str(status): count
-            for status, count in sorted(verdict.answers.items(), key=lambda it: it[0] or 0)
-        },
-        "lost": verdict.lost,
-        "changed": verdict.changed,
-        "out_of_order": verdict.disordered,
-        "set_aside": sorted(verdict.set_aside),
-        "repeats": verdict.repeats,
-        "answer_p50_s": round(_percentile(result.answered_s, 0.5), 4),
-        "answer_p99_s": round(_percentile(result.answered_s, 0.99), 4),
-        "answer_worst_s": round(verdict.worst_s, 4),
-        "to_log_p50_s": round(_percentile(result.to_log_s, 0.5), 3),
-        "to_log_p99_s": round(_percentile(result.to_log_s, 0.99), 3),
-        "to_log_worst_s": round(max(result.to_log_s, default=0.0), 3),
-        "took_s": round(result.took_s, 1),
-        "troubles": [
-            {"at_s": round(each.at_s, 1), "exit": each.code, "output": each.output}
-            for each in result.troubles
-        ],
-        "receiver_starts": result.starts,
-        "left": result.left,
-        "contents_compared": result.raw_is_kept,
-    }
-
-
-def _show(result: Result, plan: Plan) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    verdict = result.verdict
-
-    def line(what: str, figure: str, note: str = "", style: str = "") -> None:
-        console.print(f"  {what:<14}{figure:>10}   {note}".rstrip(), style=style, markup=False)
-
-    pace = verdict.offered / result.took_s if result.took_s else 0.0
-    behind = "" if pace > 0.9 * plan.rate else f", not {plan.rate:g}: a sender waits for its 2xx"
-    line("offered", f"{verdict.offered:,}", f"{pace:,.0f} a second{behind}")
-    line("acknowledged", f"{verdict.acknowledged:,}")
-    refusals = {s: n for s, n in verdict.answers.items() if s and not 200 <= s < 300}  # noqa: PLR2004
-    told = ", ".join(f"{n:,} times {s}" for s, n in sorted(refusals.items()))
-    line("refused", f"{sum(refusals.values()):,}", told)
-    line("unanswered", f"{verdict.answers[None]:,}", "connections that ended before an answer")
-    for what, ids in (
-        ("lost", verdict.lost),
-        ("changed", verdict.changed),
-        ("out of order", verdict.disordered),
-    ):
-        line(what, f"{len(ids):,}", f"first {ids[0]}" if ids else "", "bold red" if ids else "")
-    if verdict.set_aside:
-        line("set aside", f"{len(verdict.set_aside):,}", "too large for the topic: rejects")
-    line("repeated", f"{verdict.repeats:,}", "readers know them by their ids")
-    slow = "" if verdict.worst_s < WORST_S else ": Dialpad hangs up after 5 s"
-    line("answered", "", f"after {_spread(result.answered_s)}{slow}")
-    line("on the log", "", f"after {_spread(result.to_log_s)}, through a spool or not")
-    if result.troubles:
-        failed = sum(each.code != 0 for each in result.troubles)
-        line("trouble", f"{len(result.troubles):,}", f"{failed} exited other than with 0")
-    if result.starts is not None:
-        line("receiver", f"{result.starts:,}", "starts of its own, the first included")
-    if not result.raw_is_kept:
-        console.print("  Contents were not compared: privacy.drop leaves out what was posted.")
-    if verdict.broken:
-        console.print("\nThe promise was broken.", style="bold red")
-    elif verdict.acknowledged:
-        console.print(
-            "\nNothing that was acknowledged is missing, changed or out of order.",
-            style="bold green",
-        )
-    for where in result.left:
-        console.print(f"  left for you to look at: {where}", markup=False)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, NoError
+from aiokafka.errors import KafkaError, NoError, UnknownTopicOrPartitionError, for_code
 
 from ingest.commands.topics import wanted_configs, why_not_made
 from ingest.errors import ConfigError
@@ -33,22 +33,29 @@ async def make_topics(kafka: Kafka, names: Sequence[str]) -> None:
     try:
         async with open_cluster(kafka) as link:
             cluster = await describe(link, [])
-            for name, (error, words) in (await create(link, topics)).items():
-                if error is not NoError:
-                    fault = why_not_made(error, words, cluster.brokers, kafka)
-                    raise ConfigError(f"{name} cannot be made: {fault.what}: {fault.mend}")
+            results = await create(link, topics)
+        if faults := [
+            f"{name} cannot be made: {fault.what}: {fault.mend}"
+            for name, (error, words) in results.items()
+            if error is not NoError
+            for fault in (why_not_made(error, words, cluster.brokers, kafka),)
+        ]:
+            made = [name for name, (error, _) in results.items() if error is NoError]
+            await delete_topics(kafka, [name.removeprefix(kafka.topic_prefix) for name in made])
+            raise ConfigError(*faults)
     except ClusterError as error:
         raise ConfigError(*(f"{fault.what}: {fault.mend}" for fault in error.faults)) from None
 
 
 async def delete_topics(kafka: Kafka, names: Sequence[str]) -> bool:
-    """Whether that could be done."""
+    """Whether they are gone."""
     admin = AIOKafkaAdminClient(**client_options(kafka))
     try:
         await admin.start()
-        await admin.delete_topics([kafka.topic_prefix + name for name in names])
+        answer = await admin.delete_topics([kafka.topic_prefix + name for name in names])
     except (KafkaError, OSError):
         return False
     finally:
         await admin.close()
-    return True
+    errors = {for_code(code) for _, code in answer.topic_error_codes}
+    return errors <= {NoError, UnknownTopicOrPartitionError}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.prove.command import span_s
+from consumers.prove.command import new_name, span_s
 from consumers.prove.deliveries import Delivery, maker_for
 from ingest import delivery as wire
 from ingest.errors import ConfigError
@@ -63,6 +63,7 @@ def test_two_runs_have_nothing_in_common() -> None:
     first, second = maker_for("acme", connection), maker_for("acme", connection)
     assert Delivery(first, 1, 0, 5).id != Delivery(second, 1, 0, 5).id
     assert first.mark != second.mark
+    assert len({new_name() for _ in range(10)}) == 10
 
 
 def test_what_is_not_kept_cannot_be_compared() -> None:
