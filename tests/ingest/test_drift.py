@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.poll.loops import Storing
 from ingest.drift import MAX_A_CONNECTION, OTHERS, Radar, all_sightings, drift_folder, look_of
+from ingest.eventlog.journal import open_journal
 from schemas.event import Event
 from tests.conftest import MakeProduct
 from tests.kit import call, new_leg, sign
@@ -91,6 +93,20 @@ async def test_one_event_with_a_crowd_of_new_names_costs_little(tmp_path: Path) 
     radar.open(drift_folder(tmp_path) / "receiver.json")
     radar.note(event(*(("field", name) for name in names(1000))))
     assert radar.counts == {"acme": 100}
+
+
+async def test_what_is_read_back_is_looked_at_as_what_is_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    radar = Radar()
+    monkeypatch.setattr("ingest.metrics.RADAR", radar)
+    read = event(("field", "mood"), raw=b"{}")
+    async with open_journal(tmp_path) as journal:
+        storing = Storing("acme", journal)
+        await storing.page("calls", [read], [])  # it was there the last time
+        assert radar.counts == {}
+        await storing.page("calls", [read], [read])
+    assert radar.counts == {"acme": 1}
 
 
 @pytest.mark.parametrize(
