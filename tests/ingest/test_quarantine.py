@@ -148,6 +148,17 @@ def test_a_flood_fills_neither_the_disk_nor_the_place_of_what_was_there(tmp_path
     assert found == {b"of last night": 5, b"flood": 50, b"amid the flood": 1}
 
 
+def test_a_flood_at_one_connection_takes_nothing_from_another(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, Quarantine(max_count=100))
+    at_ms = now_ms()
+    for _ in range(1000):
+        keeper.offer(delivery(b"flood", at_ms), "not_a_jws")
+    keeper.offer(delivery(b"the same minute", at_ms, "beta"), "not_a_jws")
+    end(keeper)
+    assert bodies(tmp_path / "acme") == [b"flood"] * 10
+    assert bodies(tmp_path / "beta") == [b"the same minute"]
+
+
 def test_floods_day_after_day_make_room_for_themselves(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, Quarantine(max_count=60, max_age_s=7 * 86_400))
     begun_ms = now_ms() - 48 * HOUR_MS

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,10 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
+from ingest.commands.quarantine import _Ready, _Requeue
 from ingest.delivery import Delivery, Verified
+from ingest.eventlog.journal import open_journal
+from ingest.eventlog.log import Record
 from ingest.providers.dialpad.webhook import Webhook
 from ingest.quarantine import File, Refused, Shelf, files_in
 from ingest.settings import Quarantine
@@ -356,6 +360,31 @@ def test_whoever_signs_in_whatever_way_once_the_secret_is_mended_all_is_let_in_b
     }
 
 
+def test_a_state_that_comes_while_it_runs_stays_the_newest(
+    make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver goes on beside it."""
+    product = make_product()
+    state = samples()["contact-updated"]
+    for number, ident in enumerate(["71", "72", "73"]):
+        old = {**state, "contact": {**state["contact"], "id": ident}}
+        put(product, sign(old), 10**12 + number)
+    newer = Record("contacts", b"acme/73", b"newer", ())
+    monkeypatch.setattr("ingest.commands.quarantine.BATCH", 1)
+    current = _Requeue._current
+
+    async def beside(work: _Requeue, ready: list[_Ready], *, really: bool) -> list[_Ready]:
+        found = await current(work, ready, really=really)
+        if work.done.requeued == 1:  # the second is about to be published
+            async with open_journal(product.data) as journal:
+                await journal.publish([newer]).wait(math.inf)
+        return found
+
+    monkeypatch.setattr(_Requeue, "_current", beside)
+    done = requeued(product)
+    assert (done["requeued"], done["superseded"]) == (3, 1)
+
+
 def test_what_was_sent_several_times_is_published_once(make_product: MakeProduct) -> None:
     """DialLink, for one, tries again after 401."""
     product = make_product()
@@ -370,7 +399,7 @@ def test_a_fault_of_ours_keeps_no_other_from_it(
     make_product: MakeProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product = make_product()
-    put(product, sign({"of": "no known kind"}), now_ms())
+    put(product, sign({"of": "no known kind"}), now_ms() - 1000)
     put(product, sign(call(new_leg(), 0)), now_ms())
     normalize = Webhook.normalize
 
