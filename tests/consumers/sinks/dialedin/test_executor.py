@@ -220,6 +220,18 @@ async def test_after_a_lost_answer_it_is_looked_for_a_while_later_and_not_made_b
             assert len(it.dialedin.floor.injected) == 1
 
 
+async def test_a_clock_that_was_set_back_keeps_no_lead_for_long(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        it.dialedin.faults.force("undone", after=1)
+        async with it.life(timeout_s=2) as executor:
+            with pytest.raises(NotNowError):
+                await executor.carry_out(LEAD)
+        it.now_ms -= 24 * 3_600_000
+        async with it.life() as executor:
+            assert await executor.carry_out(LEAD) == "ok"
+        assert len(it.dialedin.floor.injected) == 1
+
+
 async def test_a_lost_ledger_makes_no_second_lead(tmp_path: Path) -> None:
     async with bench(tmp_path) as it:
         assert await it.patiently(LEAD) == "ok"

@@ -29,6 +29,7 @@ async def test_what_was_begun_and_what_was_done_is_there_in_the_next_life(tmp_pa
     await ledger.begin("b", "InjectLead", AT_MS)
     await ledger.end("b", "InjectLead", AT_MS + 1, "ok")
     await ledger.end("c", "InsertDnc", AT_MS + 2, "duplicate")
+    assert ledger._db.pragma("synchronous") == 2, "a power cut takes nothing"
     # Nobody closes it.
     again = Ledger.open(path)
     assert await again.entries(["a", "b", "c", "d"]) == {

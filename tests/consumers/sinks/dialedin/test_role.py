@@ -135,6 +135,24 @@ def test_each_rule_is_followed_and_a_number_elsewhere_is_a_reject_of_the_group(
     assert "447700900001" not in product.stderr
 
 
+def test_a_no_to_one_number_of_a_contact_keeps_back_no_other(
+    dialedin: SimulatedDialedIn, make_product: MakeProduct
+) -> None:
+    numbers = ("5551230001", "5551230002")
+    for number in numbers:
+        lead = {"Campaign": "Example Campaign", "PrimaryPhone": number, "ImportOnly": "1"}
+        dialedin.floor.inject(lead)
+    with make_product(settings=settings(dialedin), command=("sink",)) as product:
+        ready(product)
+        dialedin.faults.force("odd_texts")
+        put_on(product, event(contact(*(f"+1{number}" for number in numbers)), at_ms=now_ms()))
+        wait(lambda: len(dialedin.sent("UpdateLead")) == 2, "one is not told")
+        # What failed was tried again after that.
+        told = [given["Identifier"] for given in dialedin.sent("UpdateLead")]
+        assert told == ["5551230002", "5551230001"]
+        assert product.stop(timeout_s=60) == 0
+
+
 def test_what_was_there_before_the_rules_is_none_of_their_business(
     dialedin: SimulatedDialedIn, make_product: MakeProduct
 ) -> None:

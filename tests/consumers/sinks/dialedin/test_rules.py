@@ -4,7 +4,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.sinks.dialedin.events import DIAL_WITHIN_MS, Rules
@@ -108,6 +108,7 @@ def test_texts_that_say_something_else(text: str) -> None:
 _AROUND = st.text(st.sampled_from(" \t\n.,!?;:-_'\"()*#“”…"), max_size=6)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(STOP_WORDS)), _AROUND, _AROUND, st.integers(0, 2**20))
 def test_neither_case_nor_what_stands_around_matters(
     word: str, before: str, after: str, bits: int
@@ -116,6 +117,7 @@ def test_neither_case_nor_what_stands_around_matters(
     assert is_stop(f"{before}{mixed}{after}")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(STOP_WORDS)), st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True))
 def test_with_another_word_it_says_something_else(word: str, other: str) -> None:
     for text in (f"{word} {other}", f"{other}, {word}", f"{word}{other}", f"{other}{word}"):
@@ -123,6 +125,7 @@ def test_with_another_word_it_says_something_else(word: str, other: str) -> None
             assert not is_stop(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=150))
 def test_whatever_is_written_it_is_one_or_the_other(text: str) -> None:
     assert is_stop(text) in (True, False)
@@ -166,6 +169,8 @@ def test_an_inbound_stop_puts_its_number_on_the_list_whatever_became_of_it() -> 
     assert command.number == "5551230001"
     assert decide_message(status="delivered").commands == (command,)
     assert decide_message(message_id="m2").commands != (command,)
+    same = Message.model_validate({"raw": {}, **message()})
+    assert of_message("beta", same).commands != (command,), "ids are those of a connection"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +229,11 @@ def test_a_conversation_that_is_complete_and_was_missed_is_a_lead() -> None:
     [other] = decide_conversation(conversation_id="1102").commands
     assert isinstance(other, Lead)
     assert other.client_id != lead.client_id
+    same = Conversation.model_validate(conversation())
+    [elsewhere] = of_conversation("beta", same, dial=False, zone=NEW_YORK).commands
+    assert isinstance(elsewhere, Lead)
+    assert elsewhere.client_id != lead.client_id, "ids are those of a connection"
+    assert elsewhere.key != lead.key
 
 
 def test_what_was_joined_is_known_by_its_former_names() -> None:
@@ -348,6 +358,7 @@ def test_a_call_that_was_over_long_ago_is_old_however_late_it_was_recorded() -> 
     assert not lead.dial
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {
