@@ -23,7 +23,7 @@ from consumers.prove.load import Load, open_load
 from consumers.prove.oracle import Judge
 from consumers.prove.receiver import OwnReceiver
 from consumers.prove.report import Plan, Result, as_data, show
-from consumers.prove.trouble import Happened, Trouble
+from consumers.prove.trouble import END_S, Happened, Trouble
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
 from ingest.eventlog.log import Behind, StoredRecord
@@ -45,6 +45,9 @@ _CLOCKS_MS = 600_000
 _FIRST_S = 10.0
 
 _FETCH_S, _PROGRESS_S = 0.2, 0.2
+
+#: Whoever has to wait longer for the trouble to end is told why.
+_TROUBLE_S = 2.0
 
 REJECTS = "rejects"
 
@@ -229,7 +232,10 @@ class _Run:
             yield
         finally:
             trouble.end()
-            await asyncio.wait([playing])
+            await asyncio.wait([playing], timeout=_TROUBLE_S)
+            if not playing.done():
+                self._console.print(f"the trouble has not ended: it has {END_S:.0f} s")
+                await asyncio.wait([playing])
             happened += trouble.happened
         playing.result()
 

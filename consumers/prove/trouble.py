@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 #: It may still be at work when the load has ended.
-_END_S = 60.0
+END_S = 60.0
 
 #: Of its output, so much is shown.
 _MAX_BYTES = 20_000
@@ -83,7 +83,7 @@ class Trouble:
             ended = asyncio.create_task(self._ended.wait())
             try:
                 await asyncio.wait([running, ended], return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait([running], timeout=_END_S)
+                await asyncio.wait([running], timeout=END_S)
             finally:
                 ended.cancel()
                 code = process.returncode
