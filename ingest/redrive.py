@@ -262,7 +262,7 @@ class Redriver:
     def remake(self, kept: Kept) -> Remade:
         """What is to be published. Raises StaysError."""
         if kept.reason in _OF_KAFKA:
-            return _event_of_ours(kept)
+            return _event_of_ours(kept, drops=kept.connection in self._drops)
         if kept.via in _READ_BACK:
             raise StaysError(
                 "read_back",
@@ -312,8 +312,8 @@ def _with_some_secret(connection: "Connection") -> "Connection":
     return connection.model_copy(update={"secrets": (SecretStr(secret),), "secret_files": ()})
 
 
-def _event_of_ours(kept: Kept) -> Remade:
-    """An event as it was, if all of it was kept."""
+def _event_of_ours(kept: Kept, *, drops: bool) -> Remade:
+    """An event as it was, if all of it was kept; ``drops``: what `privacy.drop` names must go."""
     if digest_of_bytes(kept.body) != kept.digest:
         raise StaysError("cut", "only its beginning was kept")
     try:
@@ -323,8 +323,12 @@ def _event_of_ours(kept: Kept) -> Remade:
         recorded_ms = _ms(event["recordedtime"])
         if event["connection"] != kept.connection:
             raise KeyError
+        whole = event["data"].get("raw") is not None
     except (ValueError, TypeError, KeyError, AttributeError, IndexError):
         raise StaysError("no_event", "it is none of our events") from None
+    if drops and whole:
+        told = f"it was written before connections.{kept.connection}.privacy.drop was set"
+        raise StaysError("privacy", told)
     # In its place, so that `raw` stays byte for byte: a bare quote stands in no JSON string, and
     # nothing of the provider's stands before it.
     value = kept.body.replace(b'"via":"%b"' % via, b'"via":"%b"' % VIA.encode(), 1)
@@ -333,7 +337,10 @@ def _event_of_ours(kept: Kept) -> Remade:
         ("ce_type", event["type"].encode()),
         ("ce_id", ident),
     )
-    return Remade([Record(topic, key, value, headers)], [ident.decode()], recorded_ms)
+    records = [Record(topic, key, value, headers)]
+    if event["type"] == "dialstream.contact.deleted":
+        records.append(Record(topic, key, None, headers))  # it was behind it, and would not be
+    return Remade(records, [ident.decode()], recorded_ms)
 
 
 def _ms(text: str) -> int:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.derived import derived_event
 from ingest.eventlog.log import Record, StoredRecord, records_of
 from ingest.providers.dialpad.webhook import Webhook
 from ingest.redrive import Redriver, Shelf, StaysError, read_kept
@@ -213,6 +214,19 @@ def test_whatever_stands_there_is_a_reject_or_none_and_redriven_or_not(
     assert made.records
     for one in made.records:
         assert one.key.partition(b"/")[0].decode() == kept.connection
+
+
+def test_behind_a_deletion_that_kafka_had_refused_its_tombstone_comes_again() -> None:
+    event = derived_event(
+        "acme", "contact.deleted", "an:id", subject="contact/1", key="acme/1", at_ms=MS, data={}
+    )
+    deletion, tombstone = records_of(event)
+    kept = read_kept(stored(records_of(rejected(deletion.value or b"", "invalid"))[0]))
+    assert kept is not None
+    again, last = Redriver(SETTINGS).remake(kept).records
+    assert (again.topic, again.key, again.headers) == ("contacts", b"acme/1", deletion.headers)
+    assert json.loads(again.value or b"")["id"] == "an:id"
+    assert last == tombstone
 
 
 def test_a_fault_of_ours_keeps_no_other_from_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,6 +350,14 @@ def test_an_event_that_kafka_had_refused_goes_where_it_belongs(make_product: Mak
     assert second.value == first.value.replace(b'"via":"webhook"', b'"via":"replay"', 1)  # type: ignore[union-attr]
     assert (second.key, second.headers) == (first.key, first.headers)
 
+    # What must not be on the log any more comes back by no way.
+    dropping = {"provider": "dialpad", "secrets": [SECRET], "privacy": {"drop": ["raw"]}}
+    product.configure({"connections": {"acme": dropping}})
+    (stays,) = redriven(product, "--again", code=1)["stays"]
+    assert stays["reason"] == "privacy"
+    assert "connections.acme.privacy.drop" in stays["detail"]
+    assert len(on_log(product, "calls")) == 2
+
 
 def test_an_event_in_a_providers_words_is_none_of_ours(make_product: MakeProduct) -> None:
     """Whoever can sign for one connection must not speak for another."""
