@@ -134,6 +134,21 @@ def test_who_is_not_on_the_log_is_said_to_be_not(product: Product) -> None:
     assert (ran.code, ran.stdout.splitlines()[0]) == (0, "Nothing on the log tells of them.")
 
 
+def test_tombstones_that_wait_for_kafka_are_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    product = Product(tmp_path)
+    asyncio.run(put(product.data, [("ledger", "acme/1", row({"number": NUMBER}))]))
+    settings = load_settings(product.config).model_copy(
+        update={"eventlog": EventLog(path=product.data)}
+    )
+    monkeypatch.setattr("consumers.erase.waiting_in_spool", lambda *_: 1)
+    whom = Whom.of(NUMBER, None)
+    code = erase(settings, whom, with_consents=False, dry_run=False, sure=True, as_json=False)
+    assert code == 1
+    assert "1 tombstones wait for Kafka: `dialstream spool drain`" in capfd.readouterr().out
+
+
 async def test_part_of_an_id_is_nobody(tmp_path: Path) -> None:
     """The contact 77 is not in what tells of number …77…, nor of the contact a77."""
     product = Product(tmp_path)

@@ -57,7 +57,7 @@ async def test_what_is_new_is_counted_and_outlives_the_process(tmp_path: Path) -
 
     # Another process has seen one of them, earlier.
     other = Radar()
-    other.open(drift_folder(tmp_path) / "listener.json")
+    other.open(drift_folder(tmp_path) / "up.json")
     other.note(event(("state", "levitating"), at_ms=T0 - 7))
     await other.save()
 
