@@ -49,6 +49,9 @@ def once(
     ``?`` in SQLite, ``%s`` in PostgreSQL. ``effect``: a name for what follows; groups and handlers
     that share the table each need their own, or the second is told that all is done.
 
+    Handlers run side by side: one that awaits before it commits needs a connection of its own, or
+    others commit with theirs what it has half done.
+
     An event is known by its id; where the topic keeps the last state of each key, by the key and
     the position, which has to be behind the last one, so that a state may come again. Rows of other
     topics can be deleted once a provider does not repeat itself after so long, some days; a topic's

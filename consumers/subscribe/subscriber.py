@@ -49,6 +49,7 @@ class Subscriber:
     * The event log may be away for as long as it likes.
 
     ``start``: where the group begins that has never run: at what is on the log, or at what comes.
+    So does one that was away for longer than Kafka keeps its positions, a week unless told else.
     ``retry``: of handlers that have none of their own. ``settings``: found as everywhere if None.
     """
 
