@@ -23,8 +23,8 @@ db.execute("create table if not exists agents (name text primary key, calls inte
 @subscriber.on(Call, types=("call.ended",))
 async def count(call: Call, event: Event[Call]) -> None:
     """Add one to the calls of an agent: an effect that must not happen twice."""
-    # One transaction: what the event has done, and that it was handled. Nothing is awaited in it, so
-    # the connection can be that of all handlers.
+    # One transaction: what the event has done, and that it was handled. Nothing is awaited in it,
+    # so all handlers can share the connection.
     with db:
         if once(db.cursor(), event):
             db.execute(
