@@ -12,6 +12,8 @@ from tests.consumers.trace.events import call, row, stored, verdict
 
 DAY = 86_400_000
 
+HEADS = ["event", "via", "on", "the", "log", "at"]
+
 
 def printed(capsys: pytest.CaptureFixture[str], story: Story) -> list[str]:
     capsys.readouterr()
@@ -45,17 +47,7 @@ def test_each_clock_has_its_date_where_it_is_not_the_log_s(
     story = tell("acme", [stored(call("1001", "ringing", 0, 200), 1, DAY)])
     assert [line.split() for line in printed(capsys, story) if line.startswith("  ")] == [
         ["leg", "1", "1001"],
-        [
-            "provider's",
-            "clock",
-            "our",
-            "clock",
-            "the",
-            "log's",
-            "event",
-            "via",
-            *["on", "the", "log", "at"],
-        ],
+        [*("provider's", "clock", "our", "clock", "the", "log's"), *HEADS],
         ["2026-09-22"],
         [
             *("09-21", "14:13:20.000", "09-21", "14:13:20.200", "+0.20", "s"),
@@ -87,7 +79,7 @@ def test_marks_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         "stale  out of order",
         "repeat",
         "no. 1  void: revised",
-        "answered  mended: its push was lost",
+        "answered, talk 42.5 s  mended: its push was lost",
         "after the verdict  redriven",
         "no. 2",
         "deleted",
@@ -138,18 +130,8 @@ def test_nothing_in_it_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str
     odd = "9\x1b[2J[bold]"
     unknown = call(odd, "unknown", 0, provider_state="\x1b]0;x\x07")
     out = "\n".join(printed(capsys, tell("acme", [stored(unknown, 1, 300)])))
-    Show().calls(
-        [
-            Call(
-                connection="acme",
-                call_id=odd,
-                conversation_id=odd,
-                direction="inbound",
-                started_at=None,
-                outcome=None,
-            )
-        ]
-    )
+    facts: dict[str, Any] = {"direction": "inbound", "started_at": None, "outcome": None}
+    Show().calls([Call(connection="acme", call_id=odd, conversation_id=odd, **facts)])
     out += capsys.readouterr().out
     assert "\x1b" not in out
     assert "\x07" not in out
