@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
@@ -54,8 +55,10 @@ def show_commands(settings: Settings, since_ms: int, *, reveal: bool, as_json: b
             "such as dnc_on_stop = true; --dry-run tells nobody anything"
         )
     logs = setup_logs(settings.logging.format, "error")
+    console = Console(stderr=True)
     try:
-        intents = asyncio.run(_intents(settings, since_ms))
+        with console.status("reading the log") if console.is_terminal else nullcontext():
+            intents = asyncio.run(_intents(settings, since_ms))
     finally:
         logs.close()
     if as_json:
