@@ -44,23 +44,25 @@ def show_drift(settings: Settings, *, connection: str | None, since_ms: int, as_
 
 def _table(found: Sequence[Sighting]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("first seen (UTC)", "connection", "event", "what", "name", "looks like"):
-        table.add_column(column, overflow="fold")
+    table.add_column("first seen", no_wrap=True)
+    for column in ("connection", "event", "what", "name", "looks like"):
+        table.add_column(column, overflow="fold", min_width=len(column))
     table.add_column("last seen", no_wrap=True)
-    table.add_column("times", justify="right")
+    table.add_column("times", justify="right", no_wrap=True)
     for seen in found:
         table.add_row(
             _when(seen.first_ms),
-            f"{seen.provider}/{seen.connection}",
+            seen.connection,
             seen.subject,
             _WORDS.get(seen.what, f"new {seen.what.replace('_', ' ')}"),
             Text("… and others" if seen.name == OTHERS else seen.name, "bold"),
             Text(seen.sample, "dim"),
-            _when(seen.last_ms),
+            _when(seen.last_ms)[:10],
             f"{seen.count:,}",
         )
     return table
 
 
 def _when(ms: int) -> str:
+    """In UTC."""
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime(ms // 1000))
