@@ -44,21 +44,19 @@ def show_drift(settings: Settings, *, connection: str | None, since_ms: int, as_
 
 def _table(found: Sequence[Sighting]) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("first seen", no_wrap=True)
-    for column in ("connection", "event", "what", "name", "looks like"):
-        table.add_column(column, overflow="fold", min_width=len(column))
-    table.add_column("last seen", no_wrap=True)
-    table.add_column("times", justify="right", no_wrap=True)
+    table.add_column("times", justify="right")
+    for column in ("first seen", "last seen", "connection", "event", "what", "name", "looks like"):
+        table.add_column(column, overflow="fold")
     for seen in found:
         table.add_row(
+            f"{seen.count:,}",
             _when(seen.first_ms),
+            _when(seen.last_ms)[:10],
             seen.connection,
             seen.subject,
             _WORDS.get(seen.what, f"new {seen.what.replace('_', ' ')}"),
             Text("… and others" if seen.name == OTHERS else seen.name, "bold"),
             Text(seen.sample, "dim"),
-            _when(seen.last_ms)[:10],
-            f"{seen.count:,}",
         )
     return table
 
