@@ -64,7 +64,9 @@ class Whom:
 
     @classmethod
     def of(cls, given: str, connection: str | None) -> "Whom":
-        """Raises ConfigError for a number without its country."""
+        """Raises ConfigError for a number without its country, and for nobody."""
+        if not given.strip():
+            raise ConfigError("erase: name a number, or a contact's id")
         if _LIKE_A_NUMBER.fullmatch(given):
             number = normalize_number(given, None)
             if not _NUMBER.fullmatch(number):

@@ -235,6 +235,12 @@ def test_a_number_is_read_in_any_spelling_that_has_its_country(given: str) -> No
     assert Whom.of(given, None) == Whom(NUMBER, None, numbers={NUMBER})
 
 
+@pytest.mark.parametrize("given", ["", " "])
+def test_nobody_is_not_everybody(given: str) -> None:
+    with pytest.raises(ConfigError, match="name a number"):
+        Whom.of(given, None)
+
+
 @pytest.mark.parametrize("given", ["(415) 555-0100", "415 555 0100", "+999 999"])
 def test_a_number_without_its_country_is_told_how_to_be_written(given: str) -> None:
     with pytest.raises(ConfigError, match="with their country"):
