@@ -317,9 +317,10 @@ def _what_stays(settings: Settings, whom: Whom) -> list[str]:
         f"Earlier records of erased keys are on the log until {compacted}",
         "What subscribers have stored is theirs: each is given the tombstone.",
         (
-            f"What is heard of a call within {window_days:g} days (reconcile.window_s) writes its "
-            "row again, and what the provider tells of a contact its record; so do backfill, "
-            "redrive and requeue. Erase at the provider first, and here once more after that time."
+            "A call that settles, or of which anything is heard within "
+            f"{window_days:g} days (reconcile.window_s), writes its row again, and what the "
+            "provider tells of a contact its record; so do backfill, redrive and requeue. Erase at "
+            "the provider first, and here once more after that time."
         ),
         (
             "Your own agents and numbers (directory) are not touched; opt-outs go only with "
