@@ -399,6 +399,22 @@ async def test_what_cannot_be_read_is_set_aside_once_however_many_handlers_it_ha
     assert bench.rejected == [(0, "unreadable", "data.call_id: string_too_short")]
 
 
+async def test_poison_events_among_good_ones_are_set_aside_however_many_they_are() -> None:
+    """Only those in a row say that it is the handler that is broken."""
+
+    async def handle(call: Call, event: Event[Call]) -> None:
+        if event.position % 2:
+            raise OSError
+
+    bench = Bench(handle)
+    for route in bench.routes:
+        route.retry = Retry(tries=1)
+    for position in range(30):
+        bench.work.add(stored("1", position))
+    await until(lambda: bench.committable() == {("calls", 0): 29})
+    assert [position for position, _, _ in bench.rejected] == list(range(1, 30, 2))
+
+
 async def test_what_nobody_has_thought_of_ends_it_and_leaves_no_key_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -587,6 +603,20 @@ async def test_what_is_to_be_tried_again_is_not_waited_for() -> None:
     for position, leg in enumerate(["a", "fails", "b"]):
         bench.work.add(stored(leg, position))
     await until(lambda: seen == ["a", "b"])
+    async with asyncio.timeout(20):
+        handled = await bench.work.leave(None, 3600)
+    assert [each.position for each in handled.records] == [0]
+
+
+async def test_what_waits_in_a_paused_partition_is_not_waited_for() -> None:
+    async def handle(call: Call) -> None:
+        if call.call_id == "away":
+            raise NotNowError(3600)
+
+    bench = Bench(handle)
+    for position, leg in enumerate(["a", "away", "b", "b"]):
+        bench.work.add(stored(leg, position))
+    await until(lambda: bool(bench.held))
     async with asyncio.timeout(20):
         handled = await bench.work.leave(None, 3600)
     assert [each.position for each in handled.records] == [0]
