@@ -18,7 +18,8 @@ from consumers.subscribe.work import Work, _Partition
 from ingest.errors import PublishError
 from ingest.eventlog.log import Place, StoredRecord
 from schemas.call import Call
-from tests.consumers.subscribe.logs import call, until
+from schemas.conversation import Conversation
+from tests.consumers.subscribe.logs import call, conversation, until
 
 
 def stored(leg: str, position: int, partition: int = 0, ident: str | None = None) -> StoredRecord:
@@ -725,6 +726,28 @@ async def test_a_partition_that_comes_back_begins_where_the_log_says() -> None:
     bench.work.add(stored("1", 2, ident="another"))
     await until(lambda: bench.seen == [5, 2])
     assert bench.committable() == {("calls", 0): 2}
+
+
+async def test_a_state_that_others_may_have_followed_by_another_is_no_repeat() -> None:
+    """While the partition was theirs, b came after a; now a is news again."""
+    seen: list[int] = []
+
+    async def note(_: Conversation, event: Event[Conversation]) -> None:
+        seen.append(event.position)
+
+    def row(position: int) -> StoredRecord:
+        record = conversation("7", "a")
+        return StoredRecord(record.topic, 0, position, 0, record.key, record.value, record.headers)
+
+    bench = Bench()
+    bench.routes.add(event_route(Conversation, note, (), Retry(), None))
+    bench.work.add(row(1))
+    bench.work.add(row(2))
+    await until(lambda: bench.committable() == {("ledger", 0): 2})
+    await bench.work.leave([("ledger", 0)], 20.0)
+    bench.work.add(row(4))
+    await until(lambda: bench.committable() == {("ledger", 0): 4})
+    assert seen == [1, 4]
 
 
 # All of it together
