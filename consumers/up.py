@@ -68,9 +68,9 @@ def other_roles(settings: Settings) -> list[Callable[[Service], Coroutine[None, 
         if polled_connections(settings):
             roles.append(poll)
     if settings.reconcile.enabled is not False and settings.connections:
-        from consumers.reconcile.role import is_on, reconcile  # noqa: PLC0415
+        from consumers.reconcile.role import reconcile  # noqa: PLC0415
 
-        if is_on(settings):
+        if settings.reconciled:
             roles.append(reconcile)
     if any(connection.sink.rules for connection in settings.connections.values()):
         from consumers.sinks.dialedin.role import sink  # noqa: PLC0415

@@ -379,6 +379,11 @@ class Connection(Section):
     def polled(self) -> bool:
         return self.has_key if self.poll.enabled is None else self.poll.enabled
 
+    @property
+    def judged(self) -> bool:
+        """Whether it is pushed and read back, so that each can be held against the other."""
+        return self.polled and (self.has_secrets or self.stream.enabled)
+
     def key(self) -> str:
         """The API key; its file is read anew. Raises ConfigError."""
         if self.api_key is not None:
@@ -482,6 +487,13 @@ class Settings(Section):
     quarantine: Quarantine = Quarantine()
     reconcile: Reconcile = Reconcile()
     connections: dict[str, Connection] = {}
+
+    @property
+    def reconciled(self) -> bool:
+        """Whether there is a ledger."""
+        if self.reconcile.enabled is not None:
+            return self.reconcile.enabled
+        return bool(self.reconcile.pairs) or any(each.judged for each in self.connections.values())
 
     @property
     def drops(self) -> dict[str, frozenset[PrivacyClass]]:

@@ -103,7 +103,7 @@ def judged_connections(settings: Settings) -> dict[str, int]:
     return {
         name: round(connection.poll.overlap_s * 1000)
         for name, connection in settings.connections.items()
-        if connection.polled and (connection.has_secrets or connection.stream.enabled)
+        if connection.judged
     }
 
 
@@ -143,13 +143,6 @@ def pairs_of(settings: Settings, names: Collection[str]) -> list[PairSetup]:
     ]
 
 
-def is_on(settings: Settings) -> bool:
-    """Whether the role is configured."""
-    if settings.reconcile.enabled is None:
-        return bool(judged_connections(settings) or settings.reconcile.pairs)
-    return settings.reconcile.enabled
-
-
 def state_path(path: Path, home: str) -> Path:
     """What is remembered of a connection's reconciliation."""
     return path / "reconcile" / f"{home}.sqlite"
@@ -157,7 +150,7 @@ def state_path(path: Path, home: str) -> Path:
 
 async def reconcile_alone(settings: Settings, stopping: Stopping) -> None:
     """Be a reconciler and nothing else. Raises ConfigError if there is nothing to reconcile."""
-    if not is_on(settings):
+    if not settings.reconciled:
         raise ConfigError(
             "connections: none is both pushed and read back: set secrets and api_key_file of one, "
             "or say with [[reconcile.pairs]] which see the same calls, "

@@ -75,7 +75,11 @@ def ask_providers(settings: Settings) -> Sequence[Finding]:
 
     # The findings tell what log lines would.
     with structlog.testing.capture_logs():
-        return [finding for findings in asyncio.run(ask_all()) for finding in findings]
+        found = [finding for findings in asyncio.run(ask_all()) for finding in findings]
+    for name, connection in asked.items():
+        if connection.provider == "dialedin":
+            found += judge_sink(name, settings)
+    return found
 
 
 async def _ask(
@@ -398,21 +402,44 @@ async def _ask_dialedin(findings: list[Finding], name: str, connection: Connecti
             )
         else:
             findings.append(_takes_key(name, connection))
-    findings.append(judge_sink(name, connection))
 
 
-def judge_sink(name: str, connection: Connection) -> Finding:
-    """What DialedIn is told; to be said without asking."""
-    sink = connection.sink
+def judge_sink(name: str, settings: Settings) -> Iterator[Finding]:
+    """What DialedIn is told, and of what it never will be; to be said without asking."""
+    sink = settings.connections[name].sink
+    others = [each for each in settings.connections.values() if each.provider != "dialedin"]
+    here = f"connections.{name}.sink"
     if not sink.rules:
-        return Finding("good", f"{name}: DialedIn is told nothing: every rule of the sink is off")
-    if sink.lead_dial:
-        return Finding(
+        yield Finding("good", f"{name}: DialedIn is told nothing: every rule of the sink is off")
+    elif sink.lead_dial:
+        yield Finding(
             "odd",
             f"{name}: who called and was missed is called back at once by DialedIn",
-            f"if that is not meant, set connections.{name}.sink.lead_dial = false",
+            f"if that is not meant, set {here}.lead_dial = false",
         )
-    return Finding("good", f"{name}: DialedIn is told by {', '.join(sink.rules)}; it rings nobody")
+    else:
+        yield Finding(
+            "good", f"{name}: DialedIn is told by {', '.join(sink.rules)}; it rings nobody"
+        )
+    if sink.lead_on_missed and not settings.reconciled:
+        yield Finding(
+            "odd",
+            f"{name}: nobody is a lead, since no ledger says who was missed",
+            f"set reconcile.enabled = true, or {here}.lead_on_missed = false",
+        )
+    if sink.dnc_on_consent and not any("consents" in each.poll.also for each in others):
+        yield Finding(
+            "odd",
+            f"{name}: of consents nobody hears, since none are read",
+            'add "consents" to poll.also of the connection that has them, '
+            f"or set {here}.dnc_on_consent = false",
+        )
+    if sink.dnc_on_stop and others and all("content" in each.privacy.drop for each in others):
+        yield Finding(
+            "odd",
+            f"{name}: no STOP is seen, since what is written is kept off the log",
+            f'take "content" out of privacy.drop, or set {here}.dnc_on_stop = false',
+        )
 
 
 async def _checkpoints(settings: Settings) -> Checkpoints:

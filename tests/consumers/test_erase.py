@@ -17,6 +17,8 @@ from ingest.eventlog.journal import open_journal
 from ingest.eventlog.log import Record
 from ingest.settings import EventLog, Settings, load_settings
 from tests.conftest import MakeProduct
+from tests.ingest.commands.on_kafka import settings_for
+from tests.kafka.cluster import Cluster
 from tests.kit import Product, samples, sign
 
 NUMBER, OTHER = "+15551230001", "+15559990000"
@@ -132,6 +134,22 @@ def test_it_says_what_stays_and_until_when(product: Product) -> None:
 def test_who_is_not_on_the_log_is_said_to_be_not(product: Product) -> None:
     ran = product.run("erase", "+15550000000", "--yes")
     assert (ran.code, ran.stdout.splitlines()[0]) == (0, "Nothing on the log tells of them.")
+
+
+def test_on_kafka_a_tombstone_stands_behind_what_it_buries(
+    make_product: MakeProduct, kafka: Cluster, topic_prefix: str
+) -> None:
+    product = make_product(settings=settings_for(kafka, topic_prefix))
+    assert product.run("topics", "create").code == 0
+    with product:
+        assert product.post(sign(samples()["contact-created"])).status == 204
+    done = product.run("erase", NUMBER, "--yes", "--json")
+    assert (done.code, json.loads(done.stdout)["erased"]) == (0, {"contacts": 1, "ledger": 0})
+    buried, tombstone = kafka.records(f"{topic_prefix}contacts")
+    # Compaction looks at one partition at a time.
+    assert (tombstone.partition(), tombstone.key()) == (buried.partition(), buried.key())
+    assert buried.value() is not None
+    assert tombstone.value() is None
 
 
 def test_tombstones_that_wait_for_kafka_are_not_done(

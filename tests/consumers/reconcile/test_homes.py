@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from consumers.reconcile.role import components, is_on, pairs_of
+from consumers.reconcile.role import components, pairs_of
 from ingest.settings import Settings
 
 PUSHED: dict[str, Any] = {"provider": "dialpad", "secrets": ["a-secret-that-is-long-enough"]}
@@ -44,8 +44,8 @@ def test_connections_that_pairs_join_are_at_home_where_the_smallest_name_is(
 
 
 def test_a_pair_is_reason_enough_to_reconcile() -> None:
-    assert not is_on(configured())
-    assert is_on(configured(("acme", "bots")))
+    assert not configured().reconciled
+    assert configured(("acme", "bots")).reconciled
 
 
 def test_what_is_set_for_a_pair_is_what_it_goes_by() -> None:

@@ -13,7 +13,7 @@ import pytest
 import stamina
 
 from ingest.commands.doctor_providers import judge_sink
-from ingest.settings import Connection
+from ingest.settings import Settings
 from ingest.simulator.dialedin_server import SimulatedDialedIn, simulated_dialedin
 from tests.conftest import MakeProduct
 from tests.ingest.commands.on_kafka import run_here
@@ -60,11 +60,43 @@ def test_doctor_asks_whether_the_token_is_good(
     assert dialedin.scandals == 0
 
 
-def test_that_a_persons_phone_will_ring_is_said() -> None:
-    sink = {"lead_on_missed": True, "lead_campaign": "x"}
-    for lead_dial, state in ((False, "good"), (True, "odd")):
-        table = {"provider": "dialedin", "sink": {**sink, "lead_dial": lead_dial}}
-        assert judge_sink("floor", Connection.model_validate(table)).state == state
+MISSED = {"lead_on_missed": True, "lead_campaign": "x"}
+PUSHED_AND_READ = {"secrets": ["f" * 32], "api_key": "k", "poll": {"also": ["consents"]}}
+
+
+def judged(sink: dict[str, Any], dialpad: dict[str, Any]) -> list[tuple[str, str]]:
+    connections = {
+        "acme": {"provider": "dialpad", **dialpad},
+        "floor": {"provider": "dialedin", "sink": sink},
+    }
+    settings = Settings.model_validate({"connections": connections})
+    return [(finding.state, finding.what) for finding in judge_sink("floor", settings)]
+
+
+@pytest.mark.parametrize(
+    ("sink", "dialpad", "state", "what"),
+    [
+        ({}, {}, "good", "every rule of the sink is off"),
+        (MISSED, PUSHED_AND_READ, "good", "rings nobody"),
+        ({**MISSED, "lead_dial": True}, PUSHED_AND_READ, "odd", "called back at once"),
+        (MISSED, {"secrets": ["f" * 32]}, "odd", "no ledger says who was missed"),
+        ({"dnc_on_consent": True}, PUSHED_AND_READ, "good", "rings nobody"),
+        ({"dnc_on_consent": True}, {"api_key": "k"}, "odd", "of consents nobody hears"),
+        ({"dnc_on_stop": True}, {}, "good", "rings nobody"),
+        (
+            {"dnc_on_stop": True},
+            {"privacy": {"drop": ["content", "raw"]}},
+            "odd",
+            "no STOP is seen",
+        ),
+    ],
+)
+def test_what_dialedin_is_told_and_which_rules_cannot_act(
+    sink: dict[str, Any], dialpad: dict[str, Any], state: str, what: str
+) -> None:
+    found = judged(sink, dialpad)
+    assert [each for each, said in found if what in said] == [state]
+    assert {each for each, _said in found} <= {"good", state}
 
 
 def test_a_simulated_one_shows_settings_that_dialstream_reads(tmp_path: Path) -> None:
