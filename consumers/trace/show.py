@@ -49,9 +49,10 @@ class Show:
         title = _text(f"conversation {story.conversation_id or '-'}", "bold")
         title.append(f"  {story.connection}", "bold")
         complete = {None: "not in the ledger", True: "complete", False: "open"}[story.complete]
-        way = {"inbound": "inbound from", "outbound": "outbound to"}
+        direction = story.direction or ""
+        way = {"inbound": "inbound from", "outbound": "outbound to"}.get(direction, direction)
         facts = [
-            f"{way.get(story.direction or '', story.direction or '')} {story.external or ''}",
+            f"{way} {story.external or ''}".strip(),
             story.outcome,
             complete,
             *(flag.replace("_", " ") for flag in story.flags),

@@ -8,7 +8,7 @@ import pytest
 from consumers.trace.find import Call
 from consumers.trace.show import Show
 from consumers.trace.story import Spooled, Story, tell
-from tests.consumers.trace.events import call, row, stored, verdict
+from tests.consumers.trace.events import call, party, row, stored, verdict
 
 DAY = 86_400_000
 
@@ -124,6 +124,12 @@ def test_legs_counterparts_and_what_is_odd(capsys: pytest.CaptureFixture[str]) -
         "  leg 2  1001",
         "  the same call  r1 at bots: dialstream trace r1 --connection bots",
     ]
+
+
+def test_of_whom_nothing_is_known_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    nobody = {"direction": "unknown", "external": party()}
+    story = tell("acme", [stored(row("r1", ["r1"], 0, **nobody), 1, 400, "ledger")])
+    assert printed(capsys, story)[0] == "conversation r1  acme  answered, open"
 
 
 def test_nothing_in_it_is_obeyed_by_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
