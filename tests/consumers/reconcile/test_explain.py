@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -352,6 +353,27 @@ async def test_an_old_call_needs_no_facts_of_today(
     start = Behind({}, dict.fromkeys(("calls", "checkpoints", "verdicts"), begun_ms - 70 * MINUTE))
     assert asked[("calls",)] == (start, until_ms)
     assert asked[("checkpoints", "directory", "verdicts")] == (start, None)
+
+
+def test_connections_that_are_no_longer_configured_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: set[bytes] = set()
+
+    async def read_once(
+        settings: Settings, topics: Sequence[str], start: Start = "earliest", *, keys: Keys
+    ) -> AsyncIterator[StoredRecord]:
+        asked.update(keys["calls"])
+        return
+        yield
+
+    monkeypatch.setattr(command, "read_once", read_once)
+    eventlog = SETTINGS.eventlog.model_copy(update={"path": tmp_path})
+    settings = SETTINGS.model_copy(update={"eventlog": eventlog})
+    # As a receiver leaves it.
+    (tmp_path / "connections.json").write_text('{"acme": 1790000000.0, "gone": 1790000000.0}')
+    assert command.explain(settings, "100", None, as_json=False) == 1
+    assert asked == {b"acme/100", b"bots/100", b"gone/100"}
 
 
 def test_what_is_no_id() -> None:
