@@ -31,7 +31,7 @@ _COUNTS: Mapping[str, tuple[int, int, int]] = {
 }
 
 
-class Share(Struct, gc=False, frozen=True, kw_only=True, array_like=True):
+class Share(Struct, gc=False, frozen=True, array_like=True):
     """What one call adds to its hour."""
 
     hour_ms: int
@@ -48,20 +48,22 @@ def share_of(
     """What a call with this verdict adds to the hour in which it began."""
     pushed, recorded, both = _COUNTS[word]
     return Share(
-        hour_ms=started_ms // HOUR_MS * HOUR_MS,
-        pushed=pushed,
-        recorded=recorded,
-        both=both,
-        pushed_talk_ms=_talk_ms(pushed_talk_s) * pushed,
-        recorded_talk_ms=_talk_ms(recorded_talk_s) * recorded,
+        started_ms // HOUR_MS * HOUR_MS,
+        pushed,
+        recorded,
+        both,
+        _talk_ms(pushed_talk_s) * pushed,
+        _talk_ms(recorded_talk_s) * recorded,
     )
 
 
 def _talk_ms(talk_s: float | None) -> int:
-    return round(min(max(0.0, talk_s or 0.0), _MAX_TALK_S) * 1000)
+    if not talk_s or talk_s < 0:
+        return 0
+    return round(min(talk_s, _MAX_TALK_S) * 1000)
 
 
-class Hour(Struct, kw_only=True):
+class Hour(Struct, kw_only=True, gc=False):
     """An hour of a connection. Whole numbers only: their sum does not depend on the order."""
 
     connection: str

@@ -8,11 +8,12 @@ does not depend on the order in which links become known.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import orjson
 from msgspec import Struct
 
-from consumers.reconcile.facts import NOBODY, CallFact
-from consumers.reconcile.legs import Leg, Side, party
+from consumers.reconcile.facts import NOBODY
+from consumers.reconcile.legs import Heard, Leg, LegRow, Party, Side, party
 from ingest.fields import by_size
 from schemas.event import digest
 from schemas.times import rfc3339
@@ -32,6 +33,8 @@ class Threads:
 
     def name(self, ident: str) -> str:
         """The name of the set that ``ident`` is in; its own if it was never linked."""
+        if ident not in self._parent:
+            return ident
         root = ident
         while (above := self._parent.get(root, root)) != root:
             root = above
@@ -67,20 +70,44 @@ class Counterpart(Struct, gc=False, frozen=True, order=True):
     call_id: str
 
 
+class Row(Struct, gc=False):
+    """`schemas.conversation.Conversation`, its fields in order of their names."""
+
+    call_ids: Sequence[str]
+    complete: bool
+    connected_at: str | None
+    conversation_id: str
+    counterparts: Sequence[Mapping[str, str]]
+    direction: str
+    ended_at: str | None
+    external: Party
+    flags: Sequence[str]
+    legs: Sequence[LegRow]
+    merged_from: Sequence[str]
+    outcome: str | None
+    recap: Any
+    recordings: Sequence[Any]
+    seen_by: Sequence[Mapping[str, str]]
+    started_at: str | None
+    talk_duration_s: float | None
+    total_duration_s: float | None
+    transcript: Any
+    verdicts: Sequence[str]
+    voicemail: Any
+
+
 def ledger_row(
+    connection: str,
     name: str,
     legs: Sequence[Leg],
     *,
-    clock_ms: int,
-    settle_ms: int,
+    complete: bool,
     merged_from: Sequence[str] = (),
     flags: Sequence[str] = (),
     verdicts: Sequence[str] = (),
     counterparts: Sequence[Counterpart] = (),
-) -> dict[str, Any]:
-    """`schemas.conversation.Conversation` of these legs as it stands at ``clock_ms``.
-
-    Its keys are in order, but for those of what was read back of it.
+) -> Row:
+    """What is known of a conversation with these legs.
 
     Times and lengths are those of the provider's record where there is one, states those of the
     pushes.
@@ -91,57 +118,69 @@ def ledger_row(
         )
     sides = [leg.truth for leg in legs]
     whole = sides[0] if len(sides) == 1 else _united(sides)
-    over, started_ms = whole.settled, whole.started_ms
+    over, started_ms, connected_ms = whole.settled, whole.started_ms, whole.connected_ms
     ended_ms = whole.ended_ms if over else None
     total_s = None
     if started_ms is not None and ended_ms is not None and ended_ms >= started_ms:
         total_s = (ended_ms - started_ms) / 1000
-    complete_ms = complete_at_ms(legs, settle_ms)
-    call_ids, rows, flagged, given = [], [], {*flags}, {*verdicts}
-    seen_by: set[tuple[str, str]] = set()
-    facts: list[CallFact] = []
-    for leg in legs:
-        told = leg.told
-        call_ids.append(leg.call_id)
-        rows.append(leg.row)
-        flagged.update(told.flags)
-        seen_by |= told.seen_by
-        facts += told.beside
-        if leg.verdicts:
-            given.add(leg.verdicts[-1].id)
-    return {
-        "call_ids": call_ids,
-        "complete": complete_ms is not None and clock_ms >= complete_ms,
-        "connected_at": _time(whole.connected_ms),
-        "conversation_id": name,
-        "counterparts": [
-            {"call_id": each.call_id, "connection": each.connection}
-            for each in (sorted(set(counterparts)) if counterparts else ())
-        ],
-        "direction": whole.direction,
-        "ended_at": _time(ended_ms),
-        "external": party(whole.external),
-        "flags": sorted(flagged),
-        "legs": rows,
-        "merged_from": sorted(merged_from, key=by_size) if merged_from else [],
-        "outcome": whole.outcome if over else None,
-        "recap": _last(facts, "recap"),
-        "recordings": _recordings(facts),
-        "seen_by": [{"connection": connection, "via": via} for connection, via in sorted(seen_by)],
-        "started_at": _time(started_ms),
-        "talk_duration_s": _talk_s(sides) if over else None,
-        "total_duration_s": total_s,
-        "transcript": _last(facts, "transcript"),
-        "verdicts": sorted(given),
-        "voicemail": _last(facts, "voicemail"),
-    }
+    told = [leg.told for leg in legs]
+    vias = sorted(set().union(*[each.vias for each in told]))
+    odd = sorted({*flags}.union(*[each.flags for each in told]))
+    beside = [fact for each in told for fact in each.beside]
+    given = {*verdicts, *[leg.verdicts[-1].id for leg in legs if leg.verdicts]}
+    same = sorted(set(counterparts)) if counterparts else ()
+    # By place: names would take a microsecond.
+    return Row(
+        [leg.call_id for leg in legs],
+        complete,
+        None if connected_ms is None else rfc3339(connected_ms),
+        name,
+        [{"call_id": each.call_id, "connection": each.connection} for each in same],
+        whole.direction,
+        None if ended_ms is None else rfc3339(ended_ms),
+        party(whole.external),
+        odd,
+        [leg.row for leg in legs],
+        sorted(merged_from, key=by_size) if merged_from else (),
+        whole.outcome if over else None,
+        _last(beside, "recap") if beside else None,
+        _recordings(beside) if beside else (),
+        [{"connection": connection, "via": via} for via in vias],
+        None if started_ms is None else rfc3339(started_ms),
+        _talk_s(sides) if over else None,
+        total_s,
+        _last(beside, "transcript") if beside else None,
+        sorted(given),
+        _last(beside, "voicemail") if beside else None,
+    )
 
 
-def encode_row(row: Mapping[str, Any]) -> bytes:
+def encode_row(row: Row) -> bytes:
     """A ledger row as canonical JSON."""
     # What was read back stands in the provider's order.
-    foreign = row["recordings"] or row["voicemail"] or row["transcript"] or row["recap"]
-    return orjson.dumps(row, option=orjson.OPT_SORT_KEYS if foreign else None)
+    foreign = row.recordings or row.voicemail or row.transcript or row.recap
+    if foreign or _is_huge(row.talk_duration_s) or any(map(_has_huge, row.legs)):
+        return orjson.dumps(msgspec.to_builtins(row), option=orjson.OPT_SORT_KEYS)
+    return _encode(row)
+
+
+_encode = msgspec.json.Encoder().encode
+
+#: From there on the encoders write a number in different ways.
+_HUGE_S = 1e16
+
+
+def _is_huge(seconds: float | None) -> bool:
+    return seconds is not None and not -_HUGE_S < seconds < _HUGE_S
+
+
+def _has_huge(leg: LegRow) -> bool:
+    return (
+        _is_huge(leg.hold_duration_s)
+        or _is_huge(leg.ring_duration_s)
+        or _is_huge(leg.talk_duration_s)
+        or _is_huge(leg.total_duration_s)
+    )
 
 
 def _united(sides: Sequence[Side]) -> Side:
@@ -185,33 +224,32 @@ _OUTCOMES = (
 
 def _talk_s(sides: Sequence[Side]) -> float | None:
     """How long people talked: a queue's leg lasts while its operator's does."""
+    if len(sides) == 1:
+        talk_s = sides[0].talk_duration_s
+        return round(talk_s, 3) if talk_s and sides[0].target.kind == "user" else talk_s
     people = [s.talk_duration_s for s in sides if s.target.kind == "user" and s.talk_duration_s]
     if people:
         return round(sum(people), 3)
     return _greatest([side.talk_duration_s for side in sides])
 
 
-def _recordings(facts: Sequence[CallFact]) -> list[Any]:
+def _recordings(facts: Sequence[Heard]) -> list[Any]:
     """Each recording once, as it was told last."""
-    if not facts:
-        return []
     found: dict[str, Any] = {}
-    having = [fact for fact in facts if fact.call.recordings]
-    for fact in sorted(having, key=lambda fact: (fact.time_ms, fact.id)):
-        for recording in fact.call.recordings:
+    for fact in sorted(facts, key=lambda fact: (fact.time_ms, fact.id)):
+        assert fact.beside is not None
+        for recording in fact.beside.recordings:
             ident = recording.get("recording_id") or recording.get("url") or digest(recording)
             found[str(ident)] = recording
     return [found[ident] for ident in sorted(found, key=by_size)]
 
 
-def _last(facts: Sequence[CallFact], name: str) -> Any:
+def _last(facts: Sequence[Heard], name: str) -> Any:
     """What was told last of an artefact. Transcripts and recaps come in parts; richest wins."""
-    if not facts:
-        return None
     told = [
-        (fact.time_ms, fact.id, getattr(fact.call, name))
+        (fact.time_ms, fact.id, value)
         for fact in facts
-        if getattr(fact.call, name) is not None
+        if (value := getattr(fact.beside, name)) is not None
     ]
     if not told:
         return None
@@ -221,10 +259,6 @@ def _last(facts: Sequence[CallFact], name: str) -> Any:
             if part or key not in merged:
                 merged[key] = part
     return merged
-
-
-def _time(ms: int | None) -> str | None:
-    return None if ms is None else rfc3339(ms)
 
 
 def _least(values: Iterable[N | None]) -> N | None:

@@ -6,10 +6,9 @@ whoever reads the same log writes the same, byte for byte, however it was cut in
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
-import orjson
 from msgspec import Struct
 
 from consumers.reconcile.agents import Agent
@@ -20,12 +19,14 @@ from consumers.reconcile.completeness import (
     share_of,
 )
 from consumers.reconcile.conversations import (
+    Counterpart,
     Threads,
     complete_at_ms,
     encode_row,
     ledger_row,
 )
 from consumers.reconcile.entries import Entry, PairSetup
+from consumers.reconcile.envelope import derived_record
 from consumers.reconcile.facts import CallFact, Fact, Mark, ms_of
 from consumers.reconcile.legs import ARTEFACTS, BACKFILLED, Leg
 from consumers.reconcile.pairs import Pairs, standing
@@ -36,9 +37,8 @@ from consumers.reconcile.verdicts import (
     Wait,
     judge,
     mended_ending,
-    verdict_event,
+    verdict_record,
 )
-from ingest.derived import derived_event
 from ingest.eventlog.log import Record, records_of
 from ingest.gaps import gap_event
 from schemas.event import CONTENT_TYPE, Event, digest_of_bytes, id_part
@@ -56,7 +56,7 @@ Key: TypeAlias = tuple[str, str]
 """Connection, and what it is within it."""
 
 
-class Conversation(Struct, kw_only=True, array_like=True):
+class Conversation(Struct, kw_only=True, array_like=True, gc=False):
     """What is remembered of a conversation beside its legs."""
 
     connection: str
@@ -158,8 +158,10 @@ class Core:
 
     def take(self, fact: Fact) -> None:
         """Work off what was due before the fact, then take it in. Facts come in their order."""
-        self.advance(fact.at_ms - 1)
-        self.clock_ms = max(self.clock_ms, fact.at_ms)
+        at_ms = fact.at_ms
+        if self._timers and self._timers[0][0] < at_ms:
+            self.advance(at_ms - 1)
+        self.clock_ms = max(self.clock_ms, at_ms)
         if isinstance(fact, CallFact):
             if fact.connection in self._connections:
                 self._take_call(fact)
@@ -239,10 +241,11 @@ class Core:
         conversation.heard_ms = self.clock_ms
         if conversation.complete and not _may_follow(fact):
             _flag(conversation, "late_event")
-        self._store.put_conversation(conversation)
         # A record that only confirms what was pushed waits for the row that tells of the verdict.
         confirms = fact.is_record and len(leg.facts) > 1 and conversation.wake_ms is not None
-        if not confirms or fact.connection in self._paired:
+        if confirms and fact.connection not in self._paired:
+            self._store.put_conversation(conversation)
+        else:
             self._touch(conversation)
         self._judge(leg, conversation)
 
@@ -287,7 +290,7 @@ class Core:
         """Link a leg to all that the fact names; ``found``: the conversation that it is in."""
         call = fact.call
         if call.conversation_id == leg.call_id and not call.related_call_ids:
-            return self._conversation(leg) if found is None else self._belonging(found, leg)
+            return self._belonging(found or self._new(leg), leg)
         names = {call.conversation_id, *call.related_call_ids} - {leg.call_id}
         threads = self._threads[leg.connection]
         flags = []
@@ -324,9 +327,12 @@ class Core:
         return self._store.conversation((key[0], self._threads[key[0]].name(key[1])))
 
     def _conversation(self, leg: Leg) -> Conversation:
-        key = (leg.connection, self._threads[leg.connection].name(leg.call_id))
-        found = self._store.conversation(key) or Conversation(connection=key[0], name=key[1])
-        return self._belonging(found, leg)
+        key = (leg.connection, leg.call_id)
+        return self._belonging(self._found(key) or self._new(leg), leg)
+
+    def _new(self, leg: Leg) -> Conversation:
+        name = self._threads[leg.connection].name(leg.call_id)
+        return Conversation(connection=leg.connection, name=name)
 
     def _belonging(self, found: Conversation, leg: Leg) -> Conversation:
         if leg.call_id not in found.call_ids:
@@ -334,7 +340,7 @@ class Core:
             if found.idents or leg.call_id != found.name:
                 found.idents = _in_order({*found.idents, leg.call_id, found.name})
             else:
-                found.idents = (found.name,)
+                found.idents = found.call_ids
             self._store.put_conversation(found)
         return found
 
@@ -361,12 +367,12 @@ class Core:
         self._store.put_conversation(into)
 
     def _touch(self, conversation: Conversation) -> None:
-        """Write its row soon."""
+        """Remember it, and write its row soon."""
         due_ms = self.clock_ms + ROW_EVERY_MS
         if conversation.wake_ms is None or conversation.wake_ms > due_ms:
             conversation.wake_ms = due_ms
-            self._store.put_conversation(conversation)
             self._wake("row", (conversation.connection, conversation.name), due_ms)
+        self._store.put_conversation(conversation)
 
     def _write_row(self, key: Key, due_ms: int) -> None:
         conversation = self._store.conversation(key)
@@ -378,40 +384,42 @@ class Core:
             for call_id in conversation.call_ids
             if (leg := self._store.leg((key[0], call_id))) is not None
         ]
+        verdicts: Sequence[str] = ()
+        counterparts: Sequence[Counterpart] = ()
         if key[0] in self._paired:
             found = self._pairs.refresh(key[0], key[1], legs, due_ms)
             conversation.numbers = _in_order({*conversation.numbers, *found})
-        verdicts, counterparts = standing(legs)
+            verdicts, counterparts = standing(legs)
+        complete_ms = complete_at_ms(legs, self._rules.settle_ms)
+        conversation.complete = complete_ms is not None and complete_ms <= due_ms
         row = ledger_row(
+            key[0],
             conversation.name,
             legs,
-            clock_ms=due_ms,
-            settle_ms=self._rules.settle_ms,
+            complete=conversation.complete,
             merged_from=conversation.merged_from,
             flags=conversation.flags,
             verdicts=verdicts,
             counterparts=counterparts,
         )
-        conversation.complete = row["complete"]
         encoded = encode_row(row)
         said = digest_of_bytes(encoded)
         if said != conversation.said:
             conversation.said = said
-            self._write(
-                derived_event(
+            self.out.append(
+                derived_record(
                     key[0],
                     "conversation.updated",
                     f"conversation:{key[0]}:{id_part(conversation.name)}:{said}",
-                    subject=f"conversation/{conversation.name}",
-                    key=f"{key[0]}/{conversation.name}",
+                    about="conversation",
+                    name=conversation.name,
                     at_ms=due_ms,
-                    data=orjson.Fragment(encoded),
+                    data=encoded,
                 )
             )
             for name in conversation.to_bury:
                 self.out.append(_tombstone(key[0], name))
             conversation.to_bury = ()
-        complete_ms = complete_at_ms(legs, self._rules.settle_ms)
         # It says so together with the verdict, which is given then.
         if complete_ms is not None and complete_ms + ROW_EVERY_MS > due_ms:
             conversation.wake_ms = complete_ms + ROW_EVERY_MS
@@ -430,7 +438,7 @@ class Core:
         if (leg.started_ms or leg.first_at_ms) < self._since_ms:
             return
         waited_ms, leg.wake_ms, leg.wants_ms = leg.wake_ms, None, None
-        found = judge(leg, self.clock_ms, self._passed(leg.connection), self._rules)
+        found = judge(leg, self.clock_ms, self._passed, self._rules)
         if isinstance(found, Wait):
             leg.wake_ms, leg.wants_ms = found.until_ms, found.end_ms
             if found.until_ms is not None and found.until_ms != waited_ms:
@@ -441,11 +449,11 @@ class Core:
             self._give(leg, found, conversation)
 
     def _give(self, leg: Leg, judgement: Judgement, conversation: Conversation) -> None:
-        said = verdict_event(leg, judgement, self.clock_ms)
+        said = verdict_record(leg, judgement, self.clock_ms)
         if said is None:
             return
-        event, given = said
-        self._write(event)
+        record, given = said
+        self.out.append(record)
         leg.verdicts += (given,)
         is_first = not leg.mended
         if judgement.word == "push_missing" and not leg.mended:
@@ -459,24 +467,23 @@ class Core:
         if leg is not None and leg.wake_ms == due_ms:
             self._judge(leg, self._conversation(leg))
 
-    def _passed(self, connection: str) -> Callable[[int | None, int], bool]:
+    def _passed(self, connection: str, started_ms: int | None, ended_ms: int) -> bool:
+        """Whether the list was read up to where the record of such a call would be."""
         mark = self.watermarks.get(connection, _NOT_READ)
-
-        def passed(started_ms: int | None, ended_ms: int) -> bool:
-            if not self._is_near(connection, started_ms, ended_ms):
-                return mark.swept_ms >= ended_ms
-            return max(mark.near_ms, mark.swept_ms) >= ended_ms
-
-        return passed
+        if not self._is_near(connection, started_ms, ended_ms):
+            return mark.swept_ms >= ended_ms
+        return max(mark.near_ms, mark.swept_ms) >= ended_ms
 
     # Completeness
 
     def _count(self, leg: Leg, judgement: Judgement, *, is_first: bool) -> None:
         push, record = leg.pushed, leg.recorded
         # The clock of whoever made the call may be off by years.
-        heard_ms = leg.first_at_ms
-        started_ms = heard_ms if leg.started_ms is None else min(leg.started_ms, heard_ms)
-        started_ms = max(started_ms, heard_ms - self._window_ms)
+        heard_ms, started_ms = leg.first_at_ms, leg.started_ms
+        if started_ms is None or started_ms > heard_ms:
+            started_ms = heard_ms
+        elif started_ms < heard_ms - self._window_ms:
+            started_ms = heard_ms - self._window_ms
         share = share_of(
             judgement.word,
             started_ms,

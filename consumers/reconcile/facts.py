@@ -7,11 +7,11 @@ log, and whoever reads it again finds the same one.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ingest.eventlog.log import StoredRecord
 from schemas.call import PROVE_STATE
@@ -38,6 +38,8 @@ class Who(Struct, frozen=True, gc=False, omit_defaults=True):
 
 NOBODY = Who()
 
+Instant: TypeAlias = Annotated[datetime, Meta(tz=True)]
+
 
 class CallData(Struct, gc=False, omit_defaults=True):
     """What `schemas.call.Call` says, but for what nobody here asks for."""
@@ -45,7 +47,6 @@ class CallData(Struct, gc=False, omit_defaults=True):
     call_id: str
     conversation_id: str
     related_call_ids: tuple[str, ...] = ()
-    state: str = "unknown"
     provider_state: str | None = None
     direction: str = "unknown"
     from_number: str | None = None
@@ -53,10 +54,10 @@ class CallData(Struct, gc=False, omit_defaults=True):
     external: Who = NOBODY
     internal: Who = NOBODY
     target: Who = NOBODY
-    started_at: datetime | None = None
-    rang_at: datetime | None = None
-    connected_at: datetime | None = None
-    ended_at: datetime | None = None
+    started_at: Instant | None = None
+    rang_at: Instant | None = None
+    connected_at: Instant | None = None
+    ended_at: Instant | None = None
     ring_duration_s: float | None = None
     talk_duration_s: float | None = None
     hold_duration_s: float | None = None
@@ -69,7 +70,7 @@ class CallData(Struct, gc=False, omit_defaults=True):
     recap: dict[str, Any] | None = None
 
 
-class CallFact(Struct, gc=False, kw_only=True, array_like=True):
+class CallFact(Struct, gc=False):
     """One event about a leg."""
 
     #: The event's.
@@ -90,12 +91,6 @@ class CallFact(Struct, gc=False, kw_only=True, array_like=True):
     def is_record(self) -> bool:
         """Whether it is the provider's own entry for the call, and no push."""
         return self.what == "recorded"
-
-    @property
-    def is_beside(self) -> bool:
-        """Whether it tells of recordings, or of what was said in the call."""
-        call = self.call
-        return bool(call.recordings or call.voicemail or call.transcript or call.recap)
 
 
 class Mark(Struct, gc=False, kw_only=True):
@@ -127,8 +122,8 @@ Fact: TypeAlias = CallFact | Mark | Listed
 class _CallEvent(Struct, gc=False):
     id: str
     type: str
-    time: datetime
-    recordedtime: datetime
+    time: Instant
+    recordedtime: Instant
     via: str
     provider: str
     connection: str
@@ -143,7 +138,7 @@ class _DirectoryData(Struct, gc=False):
 
 
 class _DirectoryEvent(Struct, gc=False):
-    recordedtime: datetime
+    recordedtime: Instant
     connection: str
     data: _DirectoryData
 
@@ -182,15 +177,15 @@ def _call_fact(stored: StoredRecord, value: bytes) -> CallFact | None:
         return None  # nobody was on the phone
     what = event.type.rpartition(".")[2]
     return CallFact(
-        id=event.id,
-        provider=event.provider,
-        connection=event.connection,
-        what=what,
-        via=event.via,
-        time_ms=ms_of(event.time),
-        at_ms=_at_ms(stored, ms_of(event.recordedtime)),
-        call=event.data,
-        value=value if what == "recorded" else None,
+        event.id,
+        event.provider,
+        event.connection,
+        what,
+        event.via,
+        ms_of(event.time),
+        _at_ms(stored, ms_of(event.recordedtime)),
+        event.data,
+        value if what == "recorded" else None,
     )
 
 
@@ -224,12 +219,17 @@ def _mark(stored: StoredRecord, value: bytes) -> Mark | None:
 
 def _at_ms(stored: StoredRecord, recorded_ms: int) -> int:
     # Neither may a clock that was ahead hold up everything behind it.
-    return min(max(recorded_ms, stored.written_ms - LATE_MS), stored.written_ms)
+    written_ms = stored.written_ms
+    if recorded_ms > written_ms:
+        return written_ms
+    return max(recorded_ms, written_ms - LATE_MS)
 
 
 def ms_of(instant: datetime) -> int:
     """Milliseconds since 1970."""
-    return (instant - _EPOCH) // _MS
+    since = instant - _EPOCH
+    # Half of what dividing by a timedelta takes.
+    return (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
 
 
-_EPOCH, _MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

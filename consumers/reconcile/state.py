@@ -33,7 +33,11 @@ T = TypeVar("T", Leg, Conversation, Hour, Entry, Agent)
 MAX_AT_HAND, FEW_AT_HAND = 20_000, 1_000
 
 #: So many records are one row of the outbox.
-_OUTBOX_ROW = 100
+_OUTBOX_ROW = 50
+
+#: Half of what is written are rows of some kilobytes: fewer pages than of 8 KiB hold them, and less
+#: is left empty. Larger ones yet would have to be written as a whole for each small change.
+_PAGE_BYTES = 16_384
 
 _SCHEMA = """
 create table if not exists things (
@@ -71,9 +75,10 @@ class Sieve:
         return self._room < 0
 
     def add(self, key: Key) -> None:
-        if key not in self:
-            bits = hash(key)
-            self._slots[bits & self._mask] = self._slots[(bits >> 32) & self._mask] = 1
+        slots, bits = self._slots, hash(key)
+        one, other = bits & self._mask, (bits >> 32) & self._mask
+        if not (slots[one] and slots[other]):
+            slots[one] = slots[other] = 1
             self._room -= 1
 
     def __contains__(self, key: Key) -> bool:
@@ -141,14 +146,15 @@ class Shelf(Generic[T]):
         """Within a transaction: what has changed."""
         gone: list[tuple[str, str, str]] = []
         rows: list[tuple[str, str, str, int | None, int, bytes]] = []
+        name, is_known, buffer = self._name, self._sieve.add, bytearray()
         for key, thing in self._changed.items():
             connection, ident = key
             if thing is None:
-                gone.append((self._name, connection, ident))
+                gone.append((name, connection, ident))
             else:
-                value = _encode(thing)
-                rows.append((self._name, connection, ident, thing.wake_ms, clock_ms, value))
-                self._sieve.add(key)
+                _encode_into(thing, buffer)
+                rows.append((name, connection, ident, thing.wake_ms, clock_ms, bytes(buffer)))
+                is_known(key)
         if gone:
             self._db.executemany(_DELETE, gone)
         if rows:
@@ -191,6 +197,9 @@ class State:
             self._entries,
             self._agents,
         )
+        #: What the core asks for most: without another call between.
+        self.leg, self.conversation = self._legs.get, self._conversations.get
+        self.hour = self._hours.get
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -213,23 +222,14 @@ class State:
 
     # What the core asks for
 
-    def leg(self, key: Key) -> Leg | None:
-        return self._legs.get(key)
-
     def put_leg(self, leg: Leg) -> None:
         self._legs.put((leg.connection, leg.call_id), leg)
-
-    def conversation(self, key: Key) -> Conversation | None:
-        return self._conversations.get(key)
 
     def put_conversation(self, conversation: Conversation) -> None:
         self._conversations.put((conversation.connection, conversation.name), conversation)
 
     def drop_conversation(self, key: Key) -> None:
         self._conversations.remove(key)
-
-    def hour(self, key: Key) -> Hour | None:
-        return self._hours.get(key)
 
     def put_hour(self, hour: Hour) -> None:
         self._hours.put((hour.connection, str(hour.hour_ms)), hour)
@@ -356,7 +356,10 @@ class State:
 
 _KINDS: Sequence[type[Any]] = (Leg, Conversation, Hour, Entry, Agent)
 
-_encode = msgspec.msgpack.Encoder().encode
+_encoder = msgspec.msgpack.Encoder()
+_encode = _encoder.encode
+#: Half of the time for what is longer than the small buffer that `encode` begins with.
+_encode_into = _encoder.encode_into
 _decode_conversation = msgspec.msgpack.Decoder(Conversation).decode
 _decode_records = msgspec.msgpack.Decoder(list[Record]).decode
 
@@ -364,7 +367,7 @@ _decode_records = msgspec.msgpack.Decoder(list[Record]).decode
 def _open(path: Path) -> apsw.Connection:
     """Raises CorruptError if the file is damaged anywhere, or is of another shape than ours."""
     db = apsw.Connection(str(path))
-    db.pragma("page_size", 8192)
+    db.pragma("page_size", _PAGE_BYTES)
     db.pragma("journal_mode", "wal")
     db.pragma("synchronous", "normal")
     is_new = db.execute("select count(*) from sqlite_master").get == 0

@@ -13,8 +13,9 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from consumers.reconcile.legs import Given, Leg, Side, ended_ms, is_push
-from ingest.derived import derived_event
+from consumers.reconcile.envelope import derived_record
+from consumers.reconcile.legs import Given, Leg, Side, ended_ms
+from ingest.eventlog.log import Record
 from ingest.fields import by_size
 from schemas.event import Event, digest, id_part
 from schemas.times import rfc3339
@@ -43,7 +44,7 @@ class Rules(Struct, frozen=True, kw_only=True):
     duration_tolerance_ratio: float = 0.05
 
 
-class Judgement(Struct, kw_only=True):
+class Judgement(Struct, kw_only=True, gc=False):
     """What is to be said of a leg."""
 
     word: Word
@@ -51,7 +52,7 @@ class Judgement(Struct, kw_only=True):
     differences: list[dict[str, Any]] = []
 
 
-class Wait(Struct, frozen=True):
+class Wait(Struct, frozen=True, gc=False):
     """Nothing can be said yet: ask again at that time, or when the list was read further."""
 
     #: The log's clock, milliseconds since 1970; None: not before there is another fact.
@@ -60,8 +61,9 @@ class Wait(Struct, frozen=True):
     end_ms: int | None = None
 
 
-#: (start, end) of a leg, milliseconds since 1970 → whether its record would have been read.
-Passed: TypeAlias = Callable[[int | None, int], bool]
+Passed: TypeAlias = Callable[[str, int | None, int], bool]
+"""Connection, start and end of a leg in milliseconds since 1970 → whether its record would have
+been read."""
 
 
 def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | Wait:
@@ -75,27 +77,28 @@ def judge(leg: Leg, clock_ms: int, passed: Passed, rules: Rules) -> Judgement | 
     end_ms = None if push is None or not push.settled else ended_ms(push)
     if record is not None:
         recorded_ms = ended_ms(record)
-        end_ms = recorded_ms if end_ms is None else min(end_ms, recorded_ms)
+        if end_ms is None or recorded_ms < end_ms:
+            end_ms = recorded_ms
     if end_ms is None:
         return _unsettled(leg, clock_ms, rules)
     if clock_ms < end_ms + rules.settle_ms:
         return Wait(end_ms + rules.settle_ms)
     if record is None:
         assert push is not None
-        return _without_record(push, end_ms, clock_ms, passed, rules)
+        return _without_record(leg, push, end_ms, clock_ms, passed, rules)
     if push is None or not leg.ending_came:
         reason = "never_pushed" if push is None else "ending_missing"
         return Judgement(word="push_missing", reason=reason)
     found = differences(push, record, rules)
     if found:
         return Judgement(word="mismatch", reason=fields_of(found), differences=found)
-    was_absent = any(given.word in ABSENCES for given in leg.verdicts)
+    was_absent = bool(leg.verdicts) and any(given.word in ABSENCES for given in leg.verdicts)
     return Judgement(word="late" if was_absent else "matched")
 
 
 def _unsettled(leg: Leg, clock_ms: int, rules: Rules) -> Judgement | Wait:
     """Nobody has said how the leg ended. If its ending was lost it waits as long as any call."""
-    pushes = [fact.at_ms for fact in leg.facts if is_push(fact)]
+    pushes = [fact.at_ms for fact in leg.facts if fact.is_push]
     if not pushes:
         return Wait(None)
     last_ms = max(pushes) + rules.hold_max_ms
@@ -105,9 +108,9 @@ def _unsettled(leg: Leg, clock_ms: int, rules: Rules) -> Judgement | Wait:
 
 
 def _without_record(
-    push: Side, end_ms: int, clock_ms: int, passed: Passed, rules: Rules
+    leg: Leg, push: Side, end_ms: int, clock_ms: int, passed: Passed, rules: Rules
 ) -> Judgement | Wait:
-    if passed(push.started_ms, end_ms):
+    if passed(leg.connection, push.started_ms, end_ms):
         return Judgement(word="record_missing", reason="not_listed")
     if clock_ms >= end_ms + rules.hold_max_ms:
         return Judgement(word="record_missing", reason=LIST_NOT_READ)
@@ -132,9 +135,11 @@ def differences(push: Side, record: Side, rules: Rules) -> list[dict[str, Any]]:
                     rules.start_tolerance_ms / 1000,
                 )
             )
-    for name in ("total_duration_s", "talk_duration_s"):
-        ours, theirs = getattr(push, name), getattr(record, name)
-        if ours is None or theirs is None:
+    for name, ours, theirs in (
+        ("total_duration_s", push.total_duration_s, record.total_duration_s),
+        ("talk_duration_s", push.talk_duration_s, record.talk_duration_s),
+    ):
+        if ours is None or theirs is None or ours == theirs:
             continue
         tolerance_s = max(
             rules.duration_tolerance_s, rules.duration_tolerance_ratio * max(ours, theirs)
@@ -166,13 +171,13 @@ def fields_of(differences: list[dict[str, Any]]) -> str:
     return ",".join(each["field"] for each in differences)
 
 
-def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Given] | None:
-    """The event, and what to remember of it; None if that was said already.
+def verdict_record(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Record, Given] | None:
+    """The event as it is written, and what to remember of it; None if that was said already.
 
     ``at_ms``: the log's clock at which it became due.
     """
-    record, started_ms = leg.recorded, leg.started_ms
-    has_record = record is not None and record.settled
+    listed, started_ms = leg.recorded, leg.started_ms
+    has_record = listed is not None and listed.settled
     last = leg.verdicts[-1] if leg.verdicts else None
     data: dict[str, Any] = {
         "verdict": judgement.word,
@@ -195,22 +200,22 @@ def verdict_event(leg: Leg, judgement: Judgement, at_ms: int) -> tuple[Event, Gi
             return None
         data |= {"n": last.n + 1, "revises": last.id}
     n, said = data["n"], digest(data)
-    ident = f"{leg.connection}:{id_part(leg.call_id)}:{leg.connection}:{n}:{said}"
-    event = derived_event(
+    ident = f"verdict:{leg.connection}:{id_part(leg.call_id)}:{leg.connection}:{n}:{said}"
+    record = derived_record(
         leg.connection,
         f"verdict.{judgement.word}",
-        f"verdict:{ident}",
-        subject=f"call/{leg.call_id}",
-        key=f"{leg.connection}/{leg.call_id}",
+        ident,
+        about="call",
+        name=leg.call_id,
         at_ms=at_ms,
-        data=data,
+        data=orjson.dumps(data),
     )
-    return event, Given(n, judgement.word, event.id, said, at_ms)
+    return record, Given(n, judgement.word, ident, said, at_ms)
 
 
 def conversation_hint(leg: Leg) -> str:
     """The smallest id that its facts name, by length and then text."""
-    hints = {fact.call.conversation_id for fact in leg.facts}
+    hints = {fact.conversation_id for fact in leg.facts}
     return hints.pop() if len(hints) == 1 else min(hints, key=by_size)
 
 

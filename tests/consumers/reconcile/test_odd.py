@@ -64,6 +64,21 @@ def test_an_end_before_the_start_and_lengths_below_zero_are_flagged_and_judged()
     assert rows(out)["100"]["total_duration_s"] is None
 
 
+def test_a_time_of_nowhere_is_no_event_of_ours() -> None:
+    told = {
+        "id": "1",
+        "type": "dialstream.call.ended",
+        "time": "2026-09-21T14:00:00Z",
+        "recordedtime": "2026-09-21T14:00:00Z",
+        "via": "webhook",
+        "provider": "dialpad",
+        "connection": "acme",
+        "data": {**unknown_call("100", "ended"), "ended_at": "2026-09-21T14:00:00"},
+    }
+    with pytest.raises(ValueError, match="no event of ours"):
+        read_fact(StoredRecord("calls", 0, 0, T0, b"", orjson.dumps(told), ()))
+
+
 def test_a_clock_ten_years_ahead_waits_for_nothing() -> None:
     ahead = record("100", T0 + YEARS, T0 + MINUTE)
     core = new_core()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.reconcile import conversations as conversations_module
 from consumers.reconcile import state as state_module
 from consumers.reconcile.core import Conversation
 from consumers.reconcile.legs import Leg
@@ -142,7 +143,6 @@ def test_of_a_record_no_more_is_kept_than_may_have_to_be_mended(state: State) ->
     assert found.value == listed.value
     core.take(ended("100", T0 + 2 * MINUTE))
     assert found.value is None
-    assert all(fact.value is None for fact in found.facts)
 
 
 def test_what_is_judged_only_since_the_last_start_is_mended_all_the_same(state: State) -> None:
@@ -153,6 +153,20 @@ def test_what_is_judged_only_since_the_last_start_is_mended_all_the_same(state: 
     core.take(record("100", T0, T0 + HOUR, length_ms=3 * MINUTE))
     (mended,) = [each for each in core.out if each.topic == "calls"]
     assert mended.key == b"acme/100"
+
+
+def test_a_conversation_that_others_run_into_is_flagged_in_the_next_start_as_well(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversations_module, "MAX_LEGS", 1)
+    core = new_core(state)  # type: ignore[arg-type]
+    core.take(ended("100", T0))
+    commit(state)
+    core.take(ended("200", T0 + 1, related_call_ids=["100"]))
+    commit(state)
+    assert [each.flags for each in state.every_conversation()] == [("too_many_legs",)] * 2
+    state._conversations._at_hand.clear()
+    assert [each.flags for each in state.every_conversation()] == [("too_many_legs",)] * 2
 
 
 def test_what_is_older_than_the_window_goes_and_its_name_a_window_later(state: State) -> None:
