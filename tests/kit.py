@@ -35,6 +35,9 @@ SCRIPT = Path(sys.executable).with_name("dialstream")
 SECRET = "invented-secret-at-least-32-bytes-long!"
 OTHER_SECRET = "another-invented-secret-of-some-length!!"
 
+#: What a busy machine may take for what takes a moment, in seconds.
+PATIENCE_S = 60.0
+
 OUTCOMES = ("stored", "repeat", "refused", "rejected", "unavailable")
 
 #: Below what the kernel hands out for outgoing connections, so that nobody takes them meanwhile.
@@ -379,7 +382,9 @@ class Product:
             )
         return self.process
 
-    def start(self, *, stderr: int | IO[bytes] | None = None, timeout_s: float = 20) -> Self:
+    def start(
+        self, *, stderr: int | IO[bytes] | None = None, timeout_s: float = PATIENCE_S
+    ) -> Self:
         """Start, and return once it is ready."""
         process = self.spawn(stderr=stderr)
         until = time.monotonic() + timeout_s
@@ -419,7 +424,7 @@ class Product:
     def signal(self, number: Signals) -> None:
         self.running.send_signal(number)
 
-    def stop(self, number: Signals = SIGTERM, timeout_s: float = 15) -> int:
+    def stop(self, number: Signals = SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Ask it to end; the exit code."""
         self.signal(number)
         return self.running.wait(timeout_s)
@@ -445,7 +450,7 @@ class Product:
     def metrics(self) -> Metrics:
         return Metrics(self.admin("/metrics").body.decode())
 
-    def settled(self, timeout_s: float = 5) -> Metrics:
+    def settled(self, timeout_s: float = PATIENCE_S) -> Metrics:
         """Metrics, once nothing is in flight."""
         until = time.monotonic() + timeout_s
         while True:
@@ -473,7 +478,7 @@ class Product:
         return [line for line in lines if event in (None, line["event"])]
 
     def wait_for_log(
-        self, event: str, count: int = 1, timeout_s: float = 5
+        self, event: str, count: int = 1, timeout_s: float = PATIENCE_S
     ) -> list[dict[str, Any]]:
         until = time.monotonic() + timeout_s
         while len(found := self.log(event)) < count:
@@ -486,7 +491,7 @@ class Product:
         *arguments: str,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
-        timeout_s: float = 30,
+        timeout_s: float = 2 * PATIENCE_S,
     ) -> "Ran":
         """Another command of the product, in the same folder."""
         return run(
@@ -512,7 +517,7 @@ class Product:
                 )
         mark = new_leg()
         assert self.post(sign(call(mark, 0))).status == 204
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_S
         while f"call/{mark}" not in (text := lines.read_text()):
             assert time.monotonic() < until, "the stream stands still"
             time.sleep(0.01)
@@ -521,7 +526,7 @@ class Product:
 
     def events(self, *arguments: str) -> list[dict[str, Any]]:
         """Everything on the log, as `dialstream tail` tells it."""
-        ran = self.run("tail", "--from-beginning", "--json", *arguments, timeout_s=60)
+        ran = self.run("tail", "--from-beginning", "--json", *arguments)
         assert ran.code == 0, ran.stderr
         return [json.loads(line) for line in ran.stdout.splitlines()]
 
@@ -544,7 +549,7 @@ def run(
     cwd: Path,
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
-    timeout_s: float = 30,
+    timeout_s: float = 2 * PATIENCE_S,
 ) -> Ran:
     """Run the console script to its end."""
     done = subprocess.run(

@@ -714,7 +714,7 @@ def test_port_0_tells_which_port_it_got(make_product: MakeProduct) -> None:
     product = make_product()
     product.configure({"receiver": {"port": 0}})
     product.start()
-    (line,) = product.log("started")
+    (line,) = product.wait_for_log("started")
     port = int(line["address"].rpartition(":")[2])
     assert port > 0
     with socket.create_connection(("127.0.0.1", port), 2):

@@ -6,8 +6,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
-import pytest
-
 from tests.conftest import MakeProduct
 from tests.kit import (
     SCRIPT,
@@ -64,7 +62,6 @@ def ended(process: "subprocess.Popen[str]") -> tuple[str, dict[str, int]]:
     return rest, {word: int(count.replace(",", "")) for count, word in sums}
 
 
-@pytest.mark.timeout(300)
 def test_the_demo_shows_three_providers_and_how_a_lost_ending_is_found_and_mended(
     make_product: MakeProduct,
 ) -> None:

@@ -157,7 +157,6 @@ def check(lines: list[list[str]]) -> None:
             owners = {key: owner for key, owner in owners.items() if owner != name}
 
 
-@pytest.mark.timeout(300)
 def test_one_works_on_a_connection_whoever_comes_and_goes(office: Office) -> None:
     first = office.start("first")
     office.until(at_work(first))

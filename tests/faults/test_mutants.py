@@ -63,5 +63,4 @@ async def test_a_mutant_is_found(
     environment = {"PYTHONPATH": str(tmp_path)}
     row = await chosen.play(proxied_kafka, tmp_path / "product", topic_prefix, environment)
     told = [problem.partition(",")[0] for problem in row.verdict.problems]
-    assert told
-    assert all(problem.endswith(found) for problem in told)
+    assert any(problem.endswith(found) for problem in told)

@@ -7,7 +7,6 @@ import pytest
 from tests.faults.year import live
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("agents", "days", "seed"), [(120, 28.0, 1), (25, 70.0, 2)])
 def test_every_content_is_told_once_and_no_watermark_passes_an_unread_record(
     tmp_path: Path, agents: int, days: float, seed: int

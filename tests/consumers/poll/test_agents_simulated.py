@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from consumers.poll.agents import AgentsPoller
 from consumers.poll.poller import Poller
 from consumers.poll.seen import Seen
@@ -85,7 +83,6 @@ def agents_poller(dialgood: SimulatedDialgood, job: FakeJob, log: Any, seen: See
     )
 
 
-@pytest.mark.timeout(300)
 async def test_a_bad_day_of_dialgood_loses_nothing(tmp_path: Path) -> None:
     faults = Faults(
         broken=0.02,
@@ -122,7 +119,6 @@ async def test_a_bad_day_of_dialgood_loses_nothing(tmp_path: Path) -> None:
     seen.close()
 
 
-@pytest.mark.timeout(300)
 async def test_all_that_diallink_lists_is_read(tmp_path: Path) -> None:
     job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
     async with simulated_diallink(days=0.01, pace=1.0) as diallink, open_journal(tmp_path) as log:
@@ -170,7 +166,6 @@ def later(product: Product) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.timeout(300)
 async def test_a_notified_call_is_read_again_long_before_the_list(
     make_product: MakeProduct,
 ) -> None:

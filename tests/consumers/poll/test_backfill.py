@@ -40,7 +40,7 @@ def between(first: str, last: str) -> tuple[str, ...]:
 
 
 def backfill(product: Product, *arguments: str) -> Ran:
-    ran = product.run("backfill", "acme", *arguments, timeout_s=60)
+    ran = product.run("backfill", "acme", *arguments)
     assert_no_traceback(ran.output)
     return ran
 
@@ -89,7 +89,7 @@ def test_what_the_poller_has_published_is_not_published_again(
     dialpad.add(60, hours_ago=20)
     stretch = between(days_ago(3), days_ago(0))
     with product:
-        product.wait_for_log("started", timeout_s=30)
+        product.wait_for_log("started")
         until = time.monotonic() + 60
         while recorded(product) != dict.fromkeys(numbers(60, 70), 1):
             assert time.monotonic() < until, product.stderr

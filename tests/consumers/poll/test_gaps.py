@@ -282,7 +282,7 @@ def test_a_gap_on_the_log_is_closed_once_whoever_dies(
         return product.events("gap", "--type", "gap.closed")
 
     product.start()
-    product.wait_for_log("gap_closed", timeout_s=30)
+    product.wait_for_log("gap_closed")
     (told,) = closed()
     assert told["id"] == f"gap:acme:webhook:{from_ms - 1000}:closed"
     assert told["data"]["found"] == 60

@@ -49,7 +49,7 @@ def test_it_reads_all_that_is_there_and_says_so(
     dialpad.add(3, hours_ago=0.1)
     wait_until_all_are_there(product, dialpad)
     assert set(recorded(product).values()) == {1}
-    product.wait_for_log("poll_pass", 3, timeout_s=30)
+    product.wait_for_log("poll_pass", 3)
     metrics = product.metrics()
     assert metrics.sum("dialstream_poll_published_total", connection="acme", what="calls") == 123
     assert metrics.sum("dialstream_poll_read_total", connection="acme") >= 126
@@ -100,7 +100,7 @@ def test_a_revoked_key_stops_it_and_sighup_brings_it_back(
     ).start()
     wait_until_all_are_there(product, dialpad)
     dialpad.key = "another-key"
-    product.wait_for_log("poll_stopped", 2, timeout_s=30)
+    product.wait_for_log("poll_stopped", 2)
     assert product.readyz() == 200
     assert b"poll_stopped:acme" in product.admin("/readyz").body
     (line, *_) = [e for e in product.log("poll_stopped") if e["connection"] == "acme"]
@@ -108,7 +108,7 @@ def test_a_revoked_key_stops_it_and_sighup_brings_it_back(
     assert KEY not in product.stderr
     key.write_text("another-key")
     product.signal(signal.SIGHUP)
-    product.wait_for_log("poll_resumed", timeout_s=30)
+    product.wait_for_log("poll_resumed")
     assert [e["connection"] for e in product.log("poll_resumed")] == ["acme"]
     assert b"poll_stopped:acme" not in product.admin("/readyz").body
     assert b"poll_stopped:other" in product.admin("/readyz").body
@@ -130,13 +130,13 @@ def test_a_second_one_stands_by_and_takes_over(
             "logging": {"level": "debug"},
         },
     ).start()
-    second.wait_for_log("standing_by", timeout_s=30)
-    first.wait_for_log("poll_pass", len(first.log("poll_pass")) + 2, timeout_s=30)
+    second.wait_for_log("standing_by")
+    first.wait_for_log("poll_pass", len(first.log("poll_pass")) + 2)
     assert second.log("poll_pass") == []
     first.kill()
     killed_at = time.monotonic()
     dialpad.add(1, hours_ago=0.1)
-    second.wait_for_log("poll_pass", timeout_s=60)
+    second.wait_for_log("poll_pass")
     assert time.monotonic() - killed_at < 60
     wait_until_all_are_there(second, dialpad)
     assert second.stop() == 0

@@ -58,7 +58,6 @@ def closed_count(product: Product, channel: str) -> int:
     )
 
 
-@pytest.mark.timeout(300)
 def test_too_many_lost_pushes_make_the_poller_read_that_stretch_at_once(
     make_product: MakeProduct, dialpad: SmallDialpad
 ) -> None:
@@ -88,7 +87,6 @@ def test_too_many_lost_pushes_make_the_poller_read_that_stretch_at_once(
     assert product.stop() == 0
 
 
-@pytest.mark.timeout(300)
 def test_a_list_that_nobody_has_read_in_time_is_read_as_soon_as_it_can_be(
     make_product: MakeProduct, dialpad: SmallDialpad
 ) -> None:
@@ -111,7 +109,6 @@ def test_a_list_that_nobody_has_read_in_time_is_read_as_soon_as_it_can_be(
     assert product.stop() == 0
 
 
-@pytest.mark.timeout(300)
 async def test_diallink_reads_back_what_was_not_pushed(make_product: MakeProduct) -> None:
     async with simulated_diallink(days=0.001, pace=None) as diallink:
         connection = {
@@ -134,7 +131,6 @@ async def test_diallink_reads_back_what_was_not_pushed(make_product: MakeProduct
         await asyncio.to_thread(run)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("channel", ["push", "records"])
 def test_dialgood_reads_it_back_agent_by_agent(make_product: MakeProduct, channel: str) -> None:
     with SmallDialgood() as dialgood:

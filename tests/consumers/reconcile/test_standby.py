@@ -60,7 +60,7 @@ def wait_for_verdicts(product: Product, other: Product, *calls: int) -> None:
 
 def stand_by(one: Product, other: Product) -> None:
     one.start()
-    one.wait_for_log("connection_taken", timeout_s=60)
+    one.wait_for_log("connection_taken")
     other.start()
     # Whoever was first may have to give it up when the second one joins.
     until = time.monotonic() + 90
@@ -76,7 +76,7 @@ def stand_by(one: Product, other: Product) -> None:
     owner.kill()
     killed_s = time.time()
     tell(one, 1)
-    line = second.wait_for_log("connection_taken", taken + 1, timeout_s=120)[-1]
+    line = second.wait_for_log("connection_taken", taken + 1)[-1]
     taken_s = datetime.fromisoformat(line["timestamp"]).timestamp()
     assert taken_s - killed_s < TAKES_OVER_WITHIN_S
     # What was judged already is not judged otherwise, and what came meanwhile is not forgotten.

@@ -68,7 +68,6 @@ class Handling:
         return sum(map(len, self.handled.values()))
 
 
-@pytest.mark.timeout(300)
 async def test_a_storm_of_members_skips_nothing_and_handles_nothing_twice(
     kafka_log: KafkaLog,
 ) -> None:
@@ -168,7 +167,6 @@ async def test_the_broker_says_nothing_for_longer_than_a_session(
     await away_for(kafka_log, Handling(pause_s=0.02), away(), wait_s=AWAY_S)
 
 
-@pytest.mark.timeout(300)
 async def test_the_broker_is_killed_and_comes_back(
     make_cluster: MakeCluster, topic_prefix: str, tmp_path: Path
 ) -> None:
@@ -185,7 +183,6 @@ async def test_the_broker_is_killed_and_comes_back(
     await away_for(log, Handling(pause_s=0.02), away(), wait_s=5.0)
 
 
-@pytest.mark.timeout(300)
 async def test_records_are_deleted_before_they_are_read_while_it_runs(
     kafka_log: KafkaLog,
 ) -> None:
@@ -224,7 +221,6 @@ async def test_records_are_deleted_before_they_are_read_while_it_runs(
     assert (line["topic"], line["expected"], line["found"]) == ("calls", len(read), 2000)
 
 
-@pytest.mark.timeout(300)
 async def test_not_now_keeps_the_membership(kafka_log: KafkaLog) -> None:
     """All partitions wait for longer than a session lasts; nobody notices, then it goes on."""
     subscriber = Subscriber(group="crm", settings=kafka_log.settings)
@@ -270,7 +266,6 @@ async def test_without_its_rejects_topic_it_does_not_begin(
         await asyncio.wait_for(subscriber.run(), SOON_S)
 
 
-@pytest.mark.timeout(300)
 async def test_what_was_cancelled_on_its_way_does_not_swallow_what_comes_next(
     kafka: Cluster, kafka_log: KafkaLog
 ) -> None:

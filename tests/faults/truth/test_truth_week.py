@@ -21,7 +21,6 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
     return play(week, Path(tmp_path_factory.mktemp("truth")))
 
 
-@pytest.mark.timeout(300)
 def test_every_call_has_its_one_right_verdict(judge: Judge) -> None:
     found = judge.judge()
     assert found.problems == []
@@ -118,7 +117,6 @@ def _close_a_gap_late(heard: Heard) -> None:
         _close_a_gap_late,
     ],
 )
-@pytest.mark.timeout(300)
 def test_the_judge_sees_what_is_not_as_it_was(
     judge: Judge, tamper: Callable[[Heard], None]
 ) -> None:

@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from ingest.simulator.dialpad import NO_ODDITIES, rest_call
 from ingest.simulator.dialpad_server import SimulatedDialpad, simulated_dialpad
 from ingest.simulator.story import COMPRESSED
@@ -97,7 +95,6 @@ def polling(dialpad: SimulatedDialpad, path: Path) -> dict[str, Any]:
     return {**settings, "eventlog": {"path": str(path)}, "logging": logging}
 
 
-@pytest.mark.timeout(240)
 async def test_a_day_of_hours_each_with_a_socket_of_its_own_and_nothing_is_missing(
     tmp_path: Path,
 ) -> None:
@@ -154,7 +151,6 @@ async def test_a_day_of_hours_each_with_a_socket_of_its_own_and_nothing_is_missi
     assert set(lost) == {1001}
 
 
-@pytest.mark.timeout(300)
 async def test_two_of_each_killed_cut_and_refused_under_traffic(tmp_path: Path) -> None:
     """The world's time is ours, so that a gap says how many calls ended in it, and that is so."""
     tempo = replace(COMPRESSED, calls_a_day=250_000, members=60, outsiders=200)

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.faults.week.play import Week, play
 
 
-@pytest.mark.timeout(240)
 async def test_a_week_through_all_channels_with_all_faults(tmp_path: Path) -> None:
     week = Week(calls=750, seed=1, lasts_s=12.0)
     found = await play(week, tmp_path)

@@ -112,7 +112,7 @@ def product(
         return make_product()
     kafka: Cluster = request.getfixturevalue("kafka")
     made = make_product(settings=settings_for(kafka, topic_prefix))
-    assert made.run("topics", "create", timeout_s=120).code == 0
+    assert made.run("topics", "create").code == 0
     return made
 
 
@@ -494,7 +494,7 @@ def test_killed_amid_it_nothing_is_lost_and_repeats_have_the_same_id(
         process.kill()
         process.wait(10)
         assert calls.is_dir()
-    ran = product.run("quarantine", "requeue", timeout_s=120)
+    ran = product.run("quarantine", "requeue")
     assert_no_traceback(ran.stderr)
     assert files_in(folder(product)) == []
     events = product.events("call")

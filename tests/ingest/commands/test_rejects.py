@@ -51,7 +51,7 @@ def make(request: pytest.FixtureRequest, make_product: MakeProduct, topic_prefix
         made = make_product(settings=settings)
         if request.param == "kafka":
             for group in ("crm", "billing"):
-                assert made.run("topics", "create", "--group", group, timeout_s=120).code == 0
+                assert made.run("topics", "create", "--group", group).code == 0
         return made
 
     return product
@@ -121,7 +121,7 @@ def redriven(product: Product, *arguments: str, code: int = 0) -> dict[str, Any]
 
 def in_a_process(product: Product, *arguments: str) -> list[dict[str, Any]]:
     """What another process prints, where this one has its own things to do."""
-    ran = product.run("rejects", *arguments, "--json", "--group", "crm", timeout_s=120)
+    ran = product.run("rejects", *arguments, "--json", "--group", "crm")
     assert ran.stderr == ""
     return [json.loads(line) for line in ran.stdout.splitlines()]
 

@@ -146,15 +146,13 @@ def test_what_a_killed_receiver_has_left_is_brought_to_kafka(
     for where in ((), ("data",), (str(ROLE),)):
         used_wrongly(product, "drain", *where, told="a receiver is running")
     environment = {"DIALSTREAM_CONFIG": str(product.config)}
-    inside = run(
-        "spool", "drain", ".", cwd=product.folder / ROLE, environment=environment, timeout_s=20
-    )
+    inside = run("spool", "drain", ".", cwd=product.folder / ROLE, environment=environment)
     assert inside.code == 2
     assert "a receiver is running" in inside.stderr
     product.kill()
 
     proxied_kafka.proxy().restore()
-    drained = product.run("spool", "drain", timeout_s=60)
+    drained = product.run("spool", "drain")
     assert (drained.code, drained.stdout) == (0, "")
     assert shown(product) == {}
     found = [
@@ -196,7 +194,7 @@ def test_who_interrupts_keeps_what_is_left(
 
     kafka.create_topic(f"{topic_prefix}calls")
     product.configure(settings_for(kafka, topic_prefix))
-    assert product.run("spool", "drain", str(ROLE), timeout_s=60).code == 0
+    assert product.run("spool", "drain", str(ROLE)).code == 0
     assert [message.value() for message in kafka.records(f"{topic_prefix}calls")] == [
         b"%d" % number for number in range(5)
     ]

@@ -67,7 +67,7 @@ def test_one_of_two_tells_and_the_other_takes_over(
         }
         return {**settings_for(kafka, topic_prefix), "connections": {"floor": floor}}
 
-    made = make_product("before", settings=settings()).run("topics", "create", timeout_s=90)
+    made = make_product("before", settings=settings()).run("topics", "create")
     assert made.code == 0, made.output
     for group in ("dnc", "leads"):
         assert f"rejects.sink-floor-{group}" in made.stdout
@@ -77,7 +77,7 @@ def test_one_of_two_tells_and_the_other_takes_over(
         make_product(name, command=("sink",), settings=settings(update_on_contact=True))
         for name in "ab"
     )
-    both = (one.start(timeout_s=60), other.start(timeout_s=60))
+    both = (one.start(), other.start())
     wait(lambda: any(len(each.log("subscribed")) == 2 for each in both), *both)
     at_ms = now_ms()
     put_on(
@@ -103,7 +103,7 @@ def test_one_of_two_tells_and_the_other_takes_over(
         event(conversation("130", external={"number": "+15551230130"}), at_ms=now_ms()),
     )
     wait(lambda: len(floor.dnc) == 2 and len(floor.leads) == 2, second)
-    assert second.stop(timeout_s=60) == 0
+    assert second.stop() == 0
     # Three conversations of one caller are one lead: the campaign has the number already.
     assert sorted(lead.fields["PrimaryPhone"] for lead in floor.leads) == [
         "5551230001",

@@ -150,7 +150,7 @@ def test_a_no_to_one_number_of_a_contact_keeps_back_no_other(
         # What failed was tried again after that.
         told = [given["Identifier"] for given in dialedin.sent("UpdateLead")]
         assert told == ["5551230002", "5551230001"]
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
 
 
 def test_what_was_there_before_the_rules_is_none_of_their_business(
@@ -193,7 +193,7 @@ def test_an_opt_out_does_not_wait_for_an_address_book(
         put_on(product, event(message(), at_ms=now_ms()))
         wait(lambda: dialedin.floor.dnc, "the opt-out waits")
         assert len(dialedin.heard) < 200
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
 
 
 def test_killed_again_and_again_it_loses_no_opt_out_and_makes_no_second_lead(
@@ -219,14 +219,14 @@ def test_killed_again_and_again_it_loses_no_opt_out_and_makes_no_second_lead(
         for heard in (10, 25, 40, 60):
             wait(lambda heard=heard: len(dialedin.heard) >= heard, "it does not go on")  # type: ignore[misc]
             product.kill()
-            product.start(timeout_s=PATIENCE_S)
+            product.start()
         floor = dialedin.floor
         wait(lambda: len(floor.dnc) == len(floor.leads) == calls, "something is missing")
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
         # Once more from the beginning: a group that has forgotten how far it was.
         for group in (product.data / "journal" / "groups").glob("sink-floor-*"):
             shutil.rmtree(group)
-        product.start(timeout_s=PATIENCE_S)
+        product.start()
         wait(
             lambda: (
                 product.metrics().sum("dialstream_sink_commands_total", outcome="repeat")
@@ -234,7 +234,7 @@ def test_killed_again_and_again_it_loses_no_opt_out_and_makes_no_second_lead(
             ),
             "it does not read again",
         )
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
     assert sorted(lead.fields["PrimaryPhone"] for lead in floor.leads) == numbers
     assert len(floor.injected) == calls
     assert dialedin.commands["InjectLead failed"] == 0
@@ -267,7 +267,7 @@ def test_a_refused_token_stops_its_connection_and_no_other(
             wait(lambda: dialedin.floor.dnc, "it does not go on")
             assert asked <= 3, "it went on asking"
             assert dialedin.token not in product.stderr
-            assert product.stop(timeout_s=60) == 0
+            assert product.stop() == 0
 
 
 def test_what_is_refused_for_leads_alone_stops_no_opt_out(
@@ -283,7 +283,7 @@ def test_what_is_refused_for_leads_alone_stops_no_opt_out(
         assert stopped["group"] == "sink-floor-leads"
         put_on(product, event(message(), at_ms=now_ms()))
         wait(lambda: dialedin.floor.dnc, "the opt-out waits for the leads")
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
 
 
 def test_what_was_done_before_is_no_sign_that_the_token_is_good_again(
@@ -305,7 +305,7 @@ def test_what_was_done_before_is_no_sign_that_the_token_is_good_again(
         product.signal(SIGHUP)
         wait(lambda: product.log("sink_resumed"), "it does not go on")
         assert len(dialedin.floor.dnc) == 2
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
 
 
 def test_what_is_under_way_at_the_end_is_heard_out(
@@ -317,7 +317,7 @@ def test_what_is_under_way_at_the_end_is_heard_out(
         dialedin.faults.force("slow", after=1)
         put_on(product, event(conversation(), at_ms=now_ms()))
         wait(lambda: dialedin.faults.counts["slow"], "the lead is not on its way")
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
         [told] = product.log("sink_told")
         assert (told["action"], told["outcome"]) == ("InjectLead", "ok")
 
@@ -346,14 +346,14 @@ def test_without_the_ledger_that_knows_what_is_under_way_leads_wait_and_opt_outs
 
         def next_life_waits() -> None:
             said = len(product.log("partition_paused"))
-            product.start(timeout_s=PATIENCE_S)
+            product.start()
             wait(lambda: len(product.log("partition_paused")) > said, "the lead does not wait")
 
         put_missed("0001")
         wait_told(1)
         # With its ledger it knows.
         product.kill()
-        product.start(timeout_s=PATIENCE_S)
+        product.start()
         put_missed("0002")
         wait_told(2)
         assert not product.log("partition_paused")
@@ -368,7 +368,7 @@ def test_without_the_ledger_that_knows_what_is_under_way_leads_wait_and_opt_outs
         product.kill()
         next_life_waits()
         assert {line["reason"] for line in product.log("partition_paused")} == {"not_now"}
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
     assert len(dialedin.sent("InjectLead")) == 2
 
 
@@ -393,7 +393,7 @@ def test_a_ledger_that_cannot_be_made_or_breaks_holds_up_no_opt_out_for_good(
         wait(lambda: len(dialedin.floor.dnc) == 2, "it does not go on")
         assert product.log("sink_ledger_lost")
         assert not product.log("unexpected_error")
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
 
 
 def test_a_token_that_was_replaced_in_its_file_is_taken_up_at_once(
@@ -412,7 +412,7 @@ def test_a_token_that_was_replaced_in_its_file_is_taken_up_at_once(
         put_on(product, event(message(), at_ms=now_ms()))
         wait(lambda: dialedin.floor.dnc, "it does not look into the file")
         assert not product.log("sink_stopped")
-        assert product.stop(timeout_s=60) == 0
+        assert product.stop() == 0
 
 
 def test_a_second_one_stands_by_and_takes_over(
@@ -429,7 +429,7 @@ def test_a_second_one_stands_by_and_takes_over(
             first.kill()
             put_on(first, event(message(ident="m2", from_number="+15551230002"), at_ms=now_ms()))
             wait(lambda: len(dialedin.floor.dnc) == 2, "the second does nothing")
-            assert second.stop(timeout_s=60) == 0
+            assert second.stop() == 0
 
 
 # The command
