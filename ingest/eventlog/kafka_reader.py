@@ -152,7 +152,11 @@ class KafkaReader:
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self._consumer.stop()
-        except (TimeoutError, KafkaError) as error:
+        except (TimeoutError, KafkaError, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            # It may tell of its own requests, which it has cancelled, as if it were ourselves.
             log.warning("reader_not_closed", error=type(error).__name__)
 
     async def ends(self) -> Mapping[Place, int]:
@@ -318,10 +322,7 @@ async def open_kafka_reader(
         async with asyncio.timeout(_OPEN_S):
             partitions = await find_partitions(options, [prefix + topic for topic in topics])
     except (KafkaError, TimeoutError, OSError) as error:
-        raise ConfigError(
-            f"kafka.bootstrap_servers: {', '.join(options['bootstrap_servers'])} cannot be read "
-            f"({type(error).__name__}): `dialstream doctor` says more"
-        ) from None
+        raise unreadable(options["bootstrap_servers"], error) from None
     if keys is not None:
         partitions = _those_of(keys, partitions, prefix)
     consumer = AIOKafkaConsumer(
@@ -348,6 +349,14 @@ async def open_kafka_reader(
         yield reader
     finally:
         await reader.close()
+
+
+def unreadable(servers: Iterable[str], error: Exception) -> ConfigError:
+    """What is said if the cluster does not answer."""
+    return ConfigError(
+        f"kafka.bootstrap_servers: {', '.join(servers)} cannot be read "
+        f"({type(error).__name__}): `dialstream doctor` says more"
+    )
 
 
 def _those_of(

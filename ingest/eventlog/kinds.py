@@ -98,6 +98,13 @@ def open_reader(
     )
 
 
+def _kafka_error() -> type[Exception]:
+    from aiokafka.errors import KafkaError  # noqa: PLC0415
+
+    error: type[Exception] = KafkaError
+    return error
+
+
 async def read_once(
     settings: Settings,
     topics: Sequence[str],
@@ -109,13 +116,20 @@ async def read_once(
     """Everything on these topics from ``start`` to where they end now.
 
     With ``keys``, of these keys alone. ``until_ms``: not all that was written later is read,
-    milliseconds since 1970.
+    milliseconds since 1970. Raises ConfigError if the cluster cannot be reached, or is not there to
+    the end.
     """
     #: Partitions that have come to what was written later.
     over: set[Place] = set()
     async with open_reader(settings, topics, start=start, keys=keys) as reader:
         while True:
-            found = await reader.fetch(wait_s=0.1)
+            try:
+                found = await reader.fetch(wait_s=0.1)
+                behind = () if found else await reader.behind()
+            except _kafka_error() as error:
+                from ingest.eventlog.kafka_reader import unreadable  # noqa: PLC0415
+
+                raise unreadable(settings.kafka.servers, error) from None
             for stored in found:
                 if keys is None or stored.key in keys[stored.topic]:
                     yield stored
@@ -124,7 +138,7 @@ async def read_once(
                 over |= {(s.topic, s.partition) for s in found if s.written_ms > until_ms}
                 over -= {(s.topic, s.partition) for s in found if s.written_ms <= until_ms}
                 reader.hold(over)
-            if not found and over.issuperset(await reader.behind()):
+            if not found and over.issuperset(behind):
                 return
             await asyncio.sleep(0)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
+from ingest.errors import ConfigError
 from ingest.eventlog.journal import journal_folder
 from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Record
@@ -57,3 +58,20 @@ async def test_what_was_written_later_is_not_all_read(settings: Settings) -> Non
     ]
     assert set(range(WANTED + 1)) <= set(found)
     assert len(found) == len(set(found)) < COUNT / 2
+
+
+async def test_a_cluster_that_falls_silent_meanwhile_is_told(
+    proxied_kafka: Cluster, topic_prefix: str
+) -> None:
+    proxied_kafka.create_topic(f"{topic_prefix}calls", partitions=2)
+    producer = Producer({"bootstrap.servers": proxied_kafka.bootstrap})
+    producer.produce(f"{topic_prefix}calls", b"1")
+    assert producer.flush(60) == 0
+    settings = Settings.model_validate(
+        {"eventlog": {"kind": "kafka"}, "kafka": proxied_kafka.settings(topic_prefix)}
+    )
+    reading = read_once(settings, ["calls"])
+    assert (await anext(reading)).value == b"1"
+    proxied_kafka.freeze()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await anext(reading)
