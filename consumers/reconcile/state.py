@@ -54,6 +54,7 @@ create table if not exists notes (name text primary key, value blob) without row
 
 
 _SELECT = "select value from things where kind = ? and connection = ? and ident = ?"
+_INSERT = "insert or replace into things values (?, ?, ?, ?, ?, ?)"
 _DELETE = "delete from things where kind = ? and connection = ? and ident = ?"
 
 
@@ -144,21 +145,25 @@ class Shelf(Generic[T]):
 
     def write(self, clock_ms: int) -> None:
         """Within a transaction: what has changed."""
-        gone: list[tuple[str, str, str]] = []
-        rows: list[tuple[str, str, str, int | None, int, bytes]] = []
-        name, is_known, buffer = self._name, self._sieve.add, bytearray()
-        for key, thing in self._changed.items():
-            connection, ident = key
-            if thing is None:
-                gone.append((name, connection, ident))
-            else:
-                _encode_into(thing, buffer)
-                rows.append((name, connection, ident, thing.wake_ms, clock_ms, bytes(buffer)))
-                is_known(key)
+        gone = [
+            (self._name, connection, ident)
+            for (connection, ident), thing in self._changed.items()
+            if thing is None
+        ]
         if gone:
             self._db.executemany(_DELETE, gone)
-        if rows:
-            self._db.executemany("insert or replace into things values (?, ?, ?, ?, ?, ?)", rows)
+        if self._changed:
+            self._db.executemany(_INSERT, self._rows(clock_ms))
+
+    def _rows(self, clock_ms: int) -> Iterator[tuple[str, str, str, int | None, int, bytes]]:
+        """Each is written before the next one is made: all at once they would fill the caches."""
+        name, remember, buffer = self._name, self._sieve.add, bytearray()
+        for key, thing in self._changed.items():
+            if thing is not None:
+                remember(key)
+                _encode_into(thing, buffer)
+                connection, ident = key
+                yield name, connection, ident, thing.wake_ms, clock_ms, bytes(buffer)
 
     def written(self) -> None:
         """The transaction is over."""
@@ -301,10 +306,10 @@ class State:
             self._db.execute("delete from outbox")
             self._db.executemany(
                 "insert into outbox (value) values (?)",
-                [
+                (
                     (_encode(out[first : first + _OUTBOX_ROW]),)
                     for first in range(0, len(out), _OUTBOX_ROW)
-                ],
+                ),
             )
             self._set_notes({"clock_ms": clock_ms, "watermarks": watermarks})
         for shelf in self._shelves:

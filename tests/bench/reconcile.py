@@ -4,6 +4,7 @@ Reading, judging, rows, verdicts, and the state in its file; publishing is not i
 one core. ``python -m tests.bench.reconcile [calls]``, or the scene ``reconcile``.
 """
 
+import gc
 import multiprocessing
 import sys
 import tempfile
@@ -113,6 +114,9 @@ def run(
     window_ms: int = 3 * WEEK_MS,
 ) -> Cost:
     """Reconcile so many calls that are spread over that time."""
+    # As `ingest.runner` does it for every role.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
     state = State.open(folder / f"{calls}-{same_numbers}.sqlite")
     core = Core(
         state,
