@@ -51,10 +51,10 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Does it run at all? One short round.")] = False,
 ) -> None:
     """Measure what a delivery costs, beside a server that does nothing and a plain app."""
-    backlog, calls, records, settled = 60_000, 100_000, 1_000_000, 100_000
+    backlog, calls, records, settled, handled = 60_000, 100_000, 1_000_000, 100_000, 100_000
     if quick:
         connections, seconds, rounds = [64], 2.0, 1
-        backlog, calls, records, settled = 10_000, 5_000, 20_000, 4_000
+        backlog, calls, records, settled, handled = 10_000, 5_000, 20_000, 4_000, 20_000
     scenes = set(scene or Scene) - ({Scene.SOAK} if not scene else set())
     if soak is not None:
         scenes.add(Scene.SOAK)
@@ -71,6 +71,7 @@ def bench(
         calls=calls,
         records=records,
         settled=settled,
+        handled=handled,
         soak_s=soak or _SOAK_S,
     )
     try:

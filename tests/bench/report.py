@@ -15,6 +15,7 @@ from tests.bench.peers import BACKFILL, LISTENER, OURS, PLAIN, YARDSTICK, Stored
 from tests.bench.readback import Readback
 from tests.bench.reconcile import Reconciled
 from tests.bench.records import Polled
+from tests.bench.subscribe import Subscribed
 
 #: Memory may move by so much within a round and still be called flat.
 _FLAT = 0.03
@@ -114,6 +115,7 @@ class Report:
     readback: Readback | None = None
     polled: Polled | None = None
     reconciled: Reconciled | None = None
+    subscribed: Subscribed | None = None
     spooling: list[Spooling] = field(default_factory=list)
     drain: Drain | None = None
     soak: Round | None = None
@@ -247,6 +249,13 @@ class Report:
             if settled and settled.long.calls >= _MANY_SETTLED
             else None,
         )
+        ratios = self.subscribed.ratios() if self.subscribed else []
+        yield Finding(
+            "a subscriber's events per CPU-second, of a bare loop's",
+            "≥ 0.5",
+            _spread(ratios) if ratios else "",
+            median(ratios) >= 0.5 if ratios else None,
+        )
         rates = [pair.rate for pair in self.spooling]
         per_cpu = [pair.per_cpu for pair in self.spooling]
         yield Finding(
@@ -305,6 +314,7 @@ class Report:
                 **asdict(self.polled),
             },
             "reconciled": self.reconciled and asdict(self.reconciled),
+            "subscribed": self.subscribed and asdict(self.subscribed),
             "spooling": [
                 {"rate": pair.rate, "per_cpu_s": pair.per_cpu, **asdict(pair)}
                 for pair in self.spooling
@@ -355,6 +365,8 @@ class Report:
             _show_polled(console, self.polled)
         if self.reconciled:
             _show_reconciled(console, self.reconciled)
+        if self.subscribed:
+            console.print(str(self.subscribed), highlight=False)
 
     def _show_trouble(self, console: Console) -> None:
         others = max(r.others for rounds in self.rounds.values() for r in rounds)

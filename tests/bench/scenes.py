@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from tests.bench import subscribe
 from tests.bench.bodies import Slice, make_slices
 from tests.bench.broker import Broker
 from tests.bench.errors import BenchError
@@ -40,6 +41,7 @@ class Scene(StrEnum):
     BACKFILL = "backfill"
     RECORDS = "records"
     RECONCILE = "reconcile"
+    SUBSCRIBE = "subscribe"
     SPOOL = "spool"
     DRAIN = "drain"
     SOAK = "soak"
@@ -52,6 +54,7 @@ FOR_OURS = (
     Scene.BACKFILL,
     Scene.RECORDS,
     Scene.RECONCILE,
+    Scene.SUBSCRIBE,
     Scene.SPOOL,
     Scene.DRAIN,
     Scene.SOAK,
@@ -73,6 +76,8 @@ class Length:
     records: int
     #: That `reconcile` settles.
     settled: int
+    #: That `subscribe` hands out.
+    handled: int
     soak_s: float
 
 
@@ -94,6 +99,7 @@ class Stage:
             Scene.BACKFILL: self._backfill,
             Scene.RECORDS: self._records,
             Scene.RECONCILE: self._reconcile,
+            Scene.SUBSCRIBE: self._subscribe,
             Scene.SPOOL: self._spool,
             Scene.DRAIN: self._drain,
             Scene.SOAK: self._soak,
@@ -167,6 +173,9 @@ class Stage:
 
     def _reconcile(self) -> None:
         self.report.reconciled = measure(self._folder("reconcile"), self.length.settled)
+
+    def _subscribe(self) -> None:
+        self.report.subscribed = subscribe.measure(self.broker, self.length.handled)
 
     def _spool(self) -> None:
         enough = self._enough(self.report.most_per_s(OURS))

@@ -1,7 +1,8 @@
 """What the subscriber library costs beside a bare aiokafka loop that parses the same JSON.
 
-``python -m tests.bench.subscribe [events]``. Both read the same topic of a real broker from its
-beginning, in turns, each with a new group, in a process of their own on core 0. The aim is half.
+``python -m tests.bench.subscribe [events]``, or the scene ``subscribe``. Both read the same topic
+of a real broker from its beginning, in turns, each with a new group, in a process of their own on
+core 0. The aim is half.
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import confluent_kafka
@@ -27,12 +29,12 @@ from ingest.providers.dialpad.webhook import Webhook
 from ingest.settings import Settings
 from schemas.call import Call
 from schemas.times import now_ms
-from tests.bench.broker import PARTITIONS, start_broker
+from tests.bench.broker import Broker, start_broker
 from tests.kit import SECRET, call, sign
 
 EVENTS, ROUNDS, AIM = 100_000, 5, 0.5
 
-PREFIX = "bench."
+PREFIX = "subscribe."
 
 #: Events of a leg.
 _LEG = 5
@@ -116,12 +118,39 @@ async def ours(servers: str, group_: str, count: int) -> float:
 
 TURNS = range(ROUNDS + 1)
 
-PEERS = ("bare", "bare, json", "bare, models", "ours")
+BARE, OURS = "bare", "ours"
+
+PEERS = (BARE, "bare, json", "bare, models", OURS)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    events: int
+    size_bytes: int
+    #: Peer → microseconds of CPU an event, round by round.
+    rounds_us: Mapping[str, Sequence[float]]
+
+    def ratios(self, peer: str = BARE) -> list[float]:
+        """How many of a peer's events ours does for each second of CPU, round by round."""
+        both = zip(self.rounds_us[peer], self.rounds_us[OURS], strict=True)
+        return [its / our for its, our in both]
+
+    def __str__(self) -> str:
+        peers = "; ".join(
+            f"{peer} {statistics.median(us):.1f} µs, ours does {statistics.median(ratios):.2f} of "
+            f"that ({min(ratios):.2f} to {max(ratios):.2f})"
+            for peer, us in self.rounds_us.items()
+            if peer != OURS and (ratios := self.ratios(peer))
+        )
+        return (
+            f"Subscribe: {self.events:,} events of {self.size_bytes:,} bytes, µs of CPU an event: "
+            f"ours {statistics.median(self.rounds_us[OURS]):.1f}; {peers}"
+        )
 
 
 def play(peer: str, servers: str, group_: str, count: int) -> float:
     """One peer in this process; CPU seconds."""
-    if peer == "ours":
+    if peer == OURS:
         return uvloop.run(ours(servers, group_, count))
     parse: Callable[[bytes], object] = orjson.loads
     if peer == "bare, json":
@@ -141,46 +170,41 @@ def main(arguments: Sequence[str]) -> int:
         os.sched_setaffinity(0, {0})
         print(play(arguments[0], arguments[1], arguments[2], int(arguments[3])))
         return 0
-    count = int(arguments[0]) if arguments else EVENTS
-    found: dict[str, list[float]] = {peer: [] for peer in PEERS}
     with (
         tempfile.TemporaryDirectory(prefix="dialstream-bench-", dir="/var/tmp") as folder,
         start_broker(Path(folder) / "broker") as broker,
     ):
-        for topic in ("calls", *(f"rejects.{group(number, 'ours')}" for number in TURNS)):
-            broker.create_topic(PREFIX + topic)
-        print(f"{count} events of {fill(broker.servers, count)} bytes, {PARTITIONS} partitions")
-        for number in TURNS:
-            for peer in PEERS:
-                program = [sys.executable, "-m", "tests.bench.subscribe", peer, broker.servers]
-                done = subprocess.run(
-                    [*program, group(number, peer), str(count)],
-                    check=True,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    timeout=600,
-                )
-                if number:  # the first is for the broker to warm up
-                    found[peer].append(float(done.stdout.splitlines()[-1]))
-    show(found, count - _WARM_UP)
+        found = measure(broker, int(arguments[0]) if arguments else EVENTS)
+    print(found)
+    reached = statistics.median(found.ratios()) >= AIM
+    print(f"the aim, of the bare loop, is {AIM}: {'reached' if reached else 'missed'}")
     return 0
+
+
+def measure(broker: Broker, count: int) -> Subscribed:
+    """Let all read ``count`` events, in turns."""
+    found: dict[str, list[float]] = {peer: [] for peer in PEERS}
+    for topic in ("calls", *(f"rejects.{group(number, OURS)}" for number in TURNS)):
+        broker.create_topic(PREFIX + topic)
+    size = fill(broker.servers, count)
+    for number in TURNS:
+        for peer in PEERS:
+            program = [sys.executable, "-m", "tests.bench.subscribe", peer, broker.servers]
+            done = subprocess.run(
+                [*program, group(number, peer), str(count)],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=600,
+            )
+            if number:  # the first is for the broker to warm up
+                taken = float(done.stdout.splitlines()[-1])
+                found[peer].append(taken / (count - _WARM_UP) * _US)
+    return Subscribed(count, size, found)
 
 
 def group(number: int, peer: str) -> str:
     return f"g{number}-{PEERS.index(peer)}"
-
-
-def show(found: Mapping[str, Sequence[float]], count: int) -> None:
-    for peer, taken in found.items():
-        each = statistics.median(taken) / count * _US
-        ratios = [one / other for one, other in zip(taken, found["ours"], strict=True)]
-        middle = statistics.median(ratios)
-        print(
-            f"{peer:14} {each:6.1f} µs of CPU an event; ours does {middle:.2f} of its events "
-            f"for each second of CPU ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
-        if peer == PEERS[0]:
-            print(f"{'':14} the aim is {AIM}: {'reached' if middle >= AIM else 'missed'}")
 
 
 if __name__ == "__main__":
