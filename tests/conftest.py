@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 
 pytest.register_assert_rewrite("tests.kit")
 
 pytest_plugins = ["tests.kafka.fixtures"]
+
+# How long an example takes says something of the machine, not of what is tested.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 
 # Whoever is started in the background of a shell ignores Ctrl-C, and so do all that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

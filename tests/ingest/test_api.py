@@ -430,7 +430,7 @@ class Clock:
         return Budget(allowed, period_s, clock=self, sleep=self.sleep)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.integers(1, 5),
     st.floats(0.1, 60),
@@ -842,7 +842,7 @@ def test_harmless_words_stay_as_they_are(text: str) -> None:
 # Lists
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 async def test_whatever_a_list_leads_to_it_has_an_end(data: st.DataObject) -> None:
     """Pages in any number, with cursors that lead anywhere."""

@@ -85,7 +85,7 @@ def test_everything_else_is_not_withheld(text: str) -> None:
 _spellings = st.text(alphabet="0123456789+-() .ext;=#*aA☎٣", max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     text=st.text(max_size=30) | _spellings, region=st.sampled_from([None, "US", "DE", "GB", "XX"])
 )

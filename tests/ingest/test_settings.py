@@ -623,7 +623,7 @@ _SECRETS = st.text(st.characters(exclude_categories=["Cs"]), min_size=8, max_siz
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(secret=_SECRETS, place=st.integers(0, 9))
 def test_no_fault_and_no_dump_quotes_a_secret(secret: str, place: int) -> None:
     good = {**ACME, "secrets": [secret]}

@@ -459,7 +459,7 @@ _segments = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(body=st.one_of(st.binary(max_size=300), st.lists(_segments, max_size=6).map(b".".join)))
 @example(b"+/+/..")
 @example(b"{.}.")
@@ -517,7 +517,7 @@ def edited(text: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
     return text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(edits=_edits)
 def test_an_edited_token_never_verifies_to_another_payload(
     edits: list[tuple[str, int, bytes]],
@@ -577,7 +577,7 @@ _headers = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     header=_headers,
     payload=st.binary(max_size=80),
@@ -593,7 +593,7 @@ def test_we_accept_what_two_libraries_accept_and_read_the_same(
     assert found == by_joserfc(text)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(payload=st.binary(max_size=200))
 def test_what_we_sign_the_libraries_verify_and_the_other_way_round(payload: bytes) -> None:
     ours = sign_compact_jws(payload, SECRET)

@@ -445,7 +445,7 @@ _values = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     given=st.dictionaries(st.sampled_from([*headers(), b"other"]), _values),
     body=st.binary(max_size=40),
@@ -462,7 +462,7 @@ _entries = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     entries=_entries,
     ident=st.binary(min_size=1, max_size=20),
@@ -517,7 +517,7 @@ _idents = st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), m
 _keys = st.binary(min_size=24, max_size=64).filter(lambda key: key.strip(b"\0"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(body=st.text(max_size=100), ident=_idents, key=_keys)
 def test_what_the_library_signs_we_verify_and_the_other_way_round(
     body: str, ident: str, key: bytes
@@ -546,7 +546,7 @@ _edits = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(edits=_edits, late_s=st.sampled_from([0, 0, 0, -250, 250, -600, 600]))
 def test_what_we_take_the_library_takes_and_the_other_way_round_but_where_we_are_known_to_differ(
     edits: list[tuple[str, int, str]], late_s: int
@@ -663,7 +663,7 @@ def test_tokens_that_can_be_guessed_or_sent_by_nobody_stop_the_start(secret: byt
         with_static_token(secret, "authorization")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=st.binary(max_size=60) | st.binary(max_size=40).map(lambda v: b"Bearer " + v))
 def test_values_of_strangers_are_refused_and_nothing_else(value: bytes) -> None:
     assert token_refusal(StaticToken([TOKEN], b"authorization"), {b"authorization": value})

@@ -48,7 +48,7 @@ def test_parts_of_ids_hold_no_separator(part: str | int | None, expected: str) -
     assert id_part(part) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(first=st.lists(st.text(max_size=6), min_size=1), second=st.lists(st.text(max_size=6)))
 def test_other_parts_make_another_id(first: list[str], second: list[str]) -> None:
     ids = [":".join(map(id_part, parts)) for parts in (first, second)]

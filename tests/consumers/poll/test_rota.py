@@ -357,7 +357,7 @@ class Watched:
                     self.worst[kind] = max(self.worst[kind], self.waited[place])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     count=st.integers(1, 25),
     every_s=st.sampled_from([1.0, 10.0, 60.0]),

@@ -246,7 +246,7 @@ def written(core: Core, facts: list[Fact]) -> list[Record]:
 
 
 @given(days(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arrival_in_whatever_order_leaves_the_history(
     facts: list[Fact], data: st.DataObject
 ) -> None:
@@ -256,7 +256,7 @@ def test_arrival_in_whatever_order_leaves_the_history(
 
 
 @given(days(), st.lists(st.integers(T0, UNTIL), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_however_the_log_is_cut_into_reads_the_same_is_written(
     facts: list[Fact], cuts: list[int]
 ) -> None:
@@ -274,7 +274,7 @@ def test_however_the_log_is_cut_into_reads_the_same_is_written(
 
 
 @given(days())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_call_that_has_nothing_to_do_with_them_changes_nothing(facts: list[Fact]) -> None:
     alone = written(new_core(), facts)
     other = [ended("999", T0 + 20 * HOUR), record("999", T0 + 20 * HOUR - 500, T0 + 21 * HOUR)]
@@ -285,7 +285,7 @@ def test_a_call_that_has_nothing_to_do_with_them_changes_nothing(facts: list[Fac
 
 
 @given(days())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_settled_call_has_one_final_verdict(facts: list[Fact]) -> None:
     out = written(new_core(), facts)
     calls = {f.call.call_id for f in facts if isinstance(f, CallFact)}

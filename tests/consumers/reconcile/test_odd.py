@@ -256,7 +256,7 @@ def read(one: tuple[Any, ...], nth: int) -> Fact | None:
 
 
 @given(st.lists(facts, max_size=8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_anything_gets_a_verdict_a_flag_or_nothing(found: list[tuple[Any, ...]]) -> None:
     told_of = [fact for nth, one in enumerate(found) if (fact := read(one, nth)) is not None]
     core = new_core()

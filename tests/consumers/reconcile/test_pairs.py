@@ -692,7 +692,7 @@ def written(core: Core, facts: Sequence[Fact]) -> list[Record]:
 
 
 @given(days(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arrival_in_whatever_order_leaves_the_history(
     facts: list[Fact], data: st.DataObject
 ) -> None:
@@ -702,7 +702,7 @@ def test_arrival_in_whatever_order_leaves_the_history(
 
 
 @given(days(), st.lists(st.integers(T0, UNTIL), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_however_the_log_is_cut_and_whoever_goes_on_the_same_is_written(
     facts: list[Fact], cuts: list[int]
 ) -> None:
@@ -748,7 +748,7 @@ def stored(store: Memory) -> Memory:
 
 
 @given(days())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_call_that_has_nothing_to_do_with_them_changes_nothing(facts: list[Fact]) -> None:
     alone = written(pair_core(), facts)
     other: list[Fact] = [
@@ -762,7 +762,7 @@ def test_a_call_that_has_nothing_to_do_with_them_changes_nothing(facts: list[Fac
 
 
 @given(days())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_call_has_one_verdict_in_the_end_and_no_record_is_two_calls(
     facts: list[Fact],
 ) -> None:
@@ -829,7 +829,7 @@ def busy_day(rng: random.Random, calls: int, every_s: float, gate_s: float) -> l
 
 
 @given(st.integers(0, 10**9), st.sampled_from([4, 12, 30, 90]), st.sampled_from([20, 60, 300]))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_look_at_those_around_comes_to_the_same_as_one_at_all(
     seed: int, every_s: int, gate_s: int
 ) -> None:
@@ -1016,7 +1016,7 @@ def odd_facts(draw: st.DrawFn) -> list[Fact]:
 
 
 @given(odd_facts(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_they_say_each_call_has_one_verdict_at_most_and_the_same_in_any_order(
     facts: list[Fact], data: st.DataObject
 ) -> None:

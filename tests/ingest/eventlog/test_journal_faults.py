@@ -174,7 +174,7 @@ def check_rescue(
 RUNS = st.lists(st.tuples(st.floats(0, 1), st.integers(1, 3 * PAGE)), min_size=1, max_size=12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     runs=RUNS,
     in_log=st.booleans(),

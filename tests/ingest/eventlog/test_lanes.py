@@ -230,7 +230,7 @@ class LaneMachine(RuleBasedStateMachine):
 
 
 TestLane = LaneMachine.TestCase
-TestLane.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestLane.settings = settings(max_examples=120, stateful_step_count=40)
 
 
 async def test_one_who_is_told_and_fails_does_not_keep_it_from_the_others() -> None:

@@ -256,7 +256,7 @@ KEYS = st.sampled_from("abcd")
 WRITTEN = st.tuples(st.integers(0, 4), KEYS, st.one_of(st.none(), st.sampled_from("xyz")))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     segments=st.lists(st.lists(WRITTEN, min_size=1, max_size=6), min_size=1, max_size=5),
     days=st.integers(0, 9),

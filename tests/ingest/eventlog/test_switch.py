@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from ingest.eventlog.switch import Switch
 
-SETTINGS = settings(max_examples=150, stateful_step_count=50, deadline=None)
+SETTINGS = settings(max_examples=150, stateful_step_count=50)
 #: For what errs: nobody wants to see the smallest example.
 FINDING = settings(SETTINGS, max_examples=5000, database=None, phases=[Phase.generate])
 

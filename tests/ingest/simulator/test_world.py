@@ -175,7 +175,7 @@ def test_every_leg_takes_a_possible_way_and_ends_once(
         assert not all_roles or seen == set(POSSIBLE)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32), calls_a_day=st.sampled_from([None, 200, 5000]))
 def test_whatever_the_seed_the_story_is_possible(seed: int, calls_a_day: int | None) -> None:
     world = World(seed, START_MS, real_tempo(calls_a_day)) if calls_a_day else World(seed, START_MS)

@@ -32,7 +32,6 @@ SAMPLES = samples()
 EXAMPLES = int(os.environ.get("DIALSTREAM_TEST_EXAMPLES", "150"))
 _SETTINGS = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )

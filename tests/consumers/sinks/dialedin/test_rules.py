@@ -4,7 +4,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.sinks.dialedin.events import DIAL_WITHIN_MS, Rules
@@ -108,7 +108,6 @@ def test_texts_that_say_something_else(text: str) -> None:
 _AROUND = st.text(st.sampled_from(" \t\n.,!?;:-_'\"()*#“”…"), max_size=6)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(STOP_WORDS)), _AROUND, _AROUND, st.integers(0, 2**20))
 def test_neither_case_nor_what_stands_around_matters(
     word: str, before: str, after: str, bits: int
@@ -117,7 +116,6 @@ def test_neither_case_nor_what_stands_around_matters(
     assert is_stop(f"{before}{mixed}{after}")
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(STOP_WORDS)), st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True))
 def test_with_another_word_it_says_something_else(word: str, other: str) -> None:
     for text in (f"{word} {other}", f"{other}, {word}", f"{word}{other}", f"{other}{word}"):
@@ -125,7 +123,6 @@ def test_with_another_word_it_says_something_else(word: str, other: str) -> None
             assert not is_stop(text)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=150))
 def test_whatever_is_written_it_is_one_or_the_other(text: str) -> None:
     assert is_stop(text) in (True, False)
@@ -358,7 +355,6 @@ def test_a_call_that_was_over_long_ago_is_old_however_late_it_was_recorded() -> 
     assert not lead.dial
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 import stamina
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -319,7 +319,6 @@ class Recording:
         return b"Result: OK"
 
 
-@settings(deadline=None)
 @given(
     st.text(max_size=60),
     st.text(max_size=20),

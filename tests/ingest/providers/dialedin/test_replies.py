@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.providers.dialedin.assumptions import Assumptions
@@ -76,7 +76,6 @@ def test_words_are_settings() -> None:
     assert read_reply(b"Result: OK", assume).kind == "failed"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_whatever_comes_is_read_and_hardly_anything_is_a_yes(body: bytes) -> None:
     reply = read_reply(body, ASSUME)
@@ -90,7 +89,6 @@ def test_whatever_comes_is_read_and_hardly_anything_is_a_yes(body: bytes) -> Non
 _BLANK = st.sampled_from(["", " ", "\n", "\t ", "<br>", "<br/>\n", "<b class='x'>", "&nbsp;"])
 
 
-@settings(deadline=None)
 @given(st.lists(_BLANK, max_size=4), st.lists(_BLANK, max_size=4), st.lists(_BLANK, max_size=4))
 def test_tags_and_blanks_around_a_yes_do_not_matter(
     before: list[str], between: list[str], after: list[str]
@@ -99,7 +97,6 @@ def test_tags_and_blanks_around_a_yes_do_not_matter(
     assert kind(body) == "ok"
 
 
-@settings(deadline=None)
 @given(st.text("abcdefgORKesultd: ", min_size=1, max_size=30))
 def test_words_around_a_yes_make_it_none(more: str) -> None:
     if more.strip():

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.api import ApiError
@@ -234,7 +234,6 @@ async def check_logs(
     return found, happening.there, len(wire.asked)
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(0, 80),
     limit=st.integers(10, 40),
@@ -271,7 +270,6 @@ def error_of(error: ApiError) -> tuple[str, int | None]:
     return error.reason, error.status
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(0, 80),
     cap=st.none() | st.integers(3, 30),
@@ -403,7 +401,6 @@ SKIP_MODEST: list[Callable[[bool, int], dict[str, object]]] = [
 ]
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(0, 60),
     cap=st.none() | st.integers(2, 30),

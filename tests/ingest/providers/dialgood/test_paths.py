@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.api import ApiError
@@ -145,7 +145,6 @@ async def ask_all(agent_id: str) -> tuple[list[str], list[ApiError]]:
     return wire.targets, errors
 
 
-@settings(deadline=None)
 @given(HOSTILE)
 async def test_no_id_leads_to_credentials(agent_id: str) -> None:
     targets, errors = await ask_all(agent_id)
@@ -159,7 +158,6 @@ async def test_no_id_leads_to_credentials(agent_id: str) -> None:
         assert {len(segments) for segments in readings(target) if "partner" in segments} <= {5, 6}
 
 
-@settings(deadline=None)
 @given(HOSTILE)
 async def test_ids_that_the_server_lists_are_asked_or_rejected(agent_id: str) -> None:
     listed = {"agents": [{"agentId": agent_id}], "totalCount": 1, "hasMore": False}

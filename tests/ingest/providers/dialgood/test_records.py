@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.api import ApiError
@@ -566,7 +566,6 @@ def readable(events: Sequence[Event], subject: str) -> None:
         assert data["detail"]
 
 
-@settings(deadline=None)
 @given(spoiled(LOGGED))
 async def test_any_record_is_an_event_or_a_reject(item: dict[str, Any]) -> None:
     readable(await calls(item), "call")
@@ -574,19 +573,16 @@ async def test_any_record_is_an_event_or_a_reject(item: dict[str, Any]) -> None:
     assert [event.id for event in again] == [event.id for event in await calls(item)]
 
 
-@settings(deadline=None)
 @given(spoiled(AGENTS))
 async def test_any_agent_is_an_event_or_a_reject(item: dict[str, Any]) -> None:
     readable(await listed(item), "directory")
 
 
-@settings(deadline=None)
 @given(spoiled(VERSIONS))
 async def test_any_version_is_an_event_or_a_reject(item: dict[str, Any]) -> None:
     readable(await versions(item), "change")
 
 
-@settings(deadline=None)
 @given(ANYTHING, ANYTHING, ANYTHING)
 async def test_any_answer_is_a_page_or_an_error(rows: Any, pages: Any, total: Any) -> None:
     body = json.dumps({"data": rows, "totalPages": pages, "totalRecords": total}).encode()
@@ -606,7 +602,6 @@ async def test_any_answer_is_a_page_or_an_error(rows: Any, pages: Any, total: An
     assert len(requests) < 110
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=50) | st.integers(0, 1200).map(lambda at: PAGE[:at]))
 async def test_what_is_no_answer_is_an_error(body: bytes) -> None:
     records = records_on(lambda _: (200, body), time_unit="ms")

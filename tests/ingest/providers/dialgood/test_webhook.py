@@ -185,7 +185,7 @@ _json = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(body=st.binary(max_size=60) | _json.map(lambda value: json.dumps(value, indent=1).encode()))
 def test_anything_else_is_an_event_or_a_reject(body: bytes) -> None:
     try:

@@ -166,7 +166,7 @@ def _notifications(draw: st.DrawFn) -> dict[str, Any]:
             return {**envelope, "data": draw(_values)}
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(notification=_notifications(), indent=st.sampled_from([None, 1]))
 def test_a_notification_of_any_values_is_an_event_or_a_reject(
     notification: dict[str, Any], indent: int | None
@@ -174,7 +174,7 @@ def test_a_notification_of_any_values_is_an_event_or_a_reject(
     check(json.dumps(notification, indent=indent).encode())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(payload=st.binary(max_size=80) | _values.map(lambda value: json.dumps(value).encode()))
 @example(b'{"type":"call.started","data":{"id":"a"}}\n')
 @example(b'{"type":"call.started","data":{"id":"a","duration":1e308}}')
@@ -188,14 +188,14 @@ def test_any_bytes_are_an_event_or_a_reject(payload: bytes) -> None:
     check(payload)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(place=st.integers(0, 600), cut=st.integers(0, 3), put=st.binary(max_size=3))
 def test_a_damaged_sample_is_an_event_or_a_reject(place: int, cut: int, put: bytes) -> None:
     body = json.loads((SAMPLES / "notification-signed.json").read_bytes())["body"].encode()
     check(body[:place] + put + body[place + cut :])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(type_=st.sampled_from(TYPES[:8]), order=st.randoms(), data=st.sampled_from(_bases))
 def test_the_order_of_keys_makes_no_other_fact(
     type_: str, order: Any, data: dict[str, Any]

@@ -322,7 +322,7 @@ def _reversed(value: Any) -> Any:
     return [_reversed(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(payload=payloads(), how=st.integers(0, 3))
 def test_mutated_samples_are_events_or_rejects_and_keep_one_id(
     payload: dict[str, Any], how: int
@@ -338,21 +338,21 @@ def test_mutated_samples_are_events_or_rejects_and_keep_one_id(
         assert other.data == event.data
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(payload=st.dictionaries(st.sampled_from(_keys) | st.text(max_size=6), _values, max_size=6))
 def test_objects_of_any_keys_are_events_or_rejects(payload: dict[str, Any]) -> None:
     assume(not payload.keys() & {"exp", "nbf"})  # then they may be refused
     check(dump(payload))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(payload=st.binary(max_size=60) | _values.map(dump))
 def test_signed_bytes_of_any_kind_are_events_or_rejects(payload: bytes) -> None:
     assume(b'"exp"' not in payload and b'"nbf"' not in payload)  # then they may be refused
     check(payload)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from(sorted(SAMPLES)),
     place=st.floats(0, 1, exclude_max=True),

@@ -734,7 +734,7 @@ class Watched:
 
 
 @given(store=stores(), to=wishes, adopt=st.booleans(), numbers=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_after_a_sync_a_second_one_has_nothing_to_do(
     *,
     store: Resources,
@@ -754,7 +754,7 @@ def test_after_a_sync_a_second_one_has_nothing_to_do(
 
 
 @given(store=stores(), to=wishes, adopt=st.booleans(), how=st.sampled_from(["before", "after"]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whichever_step_fails_running_again_reaches_the_same_end(
     *,
     store: Resources,
@@ -776,7 +776,7 @@ def test_whichever_step_fails_running_again_reaches_the_same_end(
 
 
 @given(stores(), wishes)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_kept_does_not_depend_on_the_order_of_lists(store: Resources, to: Desired) -> None:
     found = asyncio.run(look(Dialpad(store=store)))
     turned = type(found)(
@@ -796,7 +796,7 @@ def words_of(step: Step) -> Iterator[str]:
 
 
 @given(store=stores(), to=wishes, adopt=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_secret_and_no_address_of_others_is_told(
     *,
     store: Resources,
