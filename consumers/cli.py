@@ -87,13 +87,13 @@ def tail(
 
     With --from-beginning, and its output in a pipe, it ends when it has caught up.
     """
+    from consumers.known import settings_with
     from consumers.tail import Wanted, follow_stream
-    from ingest.settings import load_settings
 
     wanted = Wanted.of(subjects or [], type_, connection, ident, tombstones=tombstones)
     until_end = from_beginning and not follow and not sys.stdout.isatty()
     code = follow_stream(
-        load_settings(config),
+        settings_with(config, connection),
         wanted,
         from_beginning=from_beginning,
         until_end=until_end,
@@ -118,12 +118,12 @@ def rejects_list(
     Exits with 1 if there is something.
     """
     from consumers.instants import since as since_when
+    from consumers.known import settings_with
     from ingest.commands.rejects import Wanted, list_rejects
-    from ingest.settings import load_settings
 
     since_ms = 0 if since is None else since_when("--since", since)
     wanted = Wanted(frozenset(), connection, reason, since_ms, group, again=all_)
-    raise typer.Exit(list_rejects(load_settings(config), wanted, as_json=as_json))
+    raise typer.Exit(list_rejects(settings_with(config, connection), wanted, as_json=as_json))
 
 
 @rejects_app.command("show")
@@ -163,12 +163,12 @@ def rejects_redrive(
     With --group that group alone is handed its events again. Exits with 1 if some of it stays.
     """
     from consumers.instants import since as since_when
+    from consumers.known import settings_with
     from ingest.commands.rejects import Wanted, redrive
-    from ingest.settings import load_settings
 
     since_ms = 0 if since is None else since_when("--since", since)
     wanted = Wanted(frozenset(ids or ()), connection, reason, since_ms, group, again=again)
-    code = redrive(load_settings(config), wanted, dry_run=dry_run, as_json=as_json)
+    code = redrive(settings_with(config, connection), wanted, dry_run=dry_run, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -184,12 +184,12 @@ def quarantine_list(
     Exits with 1 if there is something.
     """
     from consumers.instants import since as since_when
+    from consumers.known import settings_with
     from ingest.commands.quarantine import Wanted, list_quarantine
-    from ingest.settings import load_settings
 
     since_ms = 0 if since is None else since_when("--since", since)
     wanted = Wanted(frozenset(), connection, since_ms)
-    raise typer.Exit(list_quarantine(load_settings(config), wanted, as_json=as_json))
+    raise typer.Exit(list_quarantine(settings_with(config, connection), wanted, as_json=as_json))
 
 
 @quarantine_app.command("show")
@@ -225,12 +225,14 @@ def quarantine_requeue(
     The rest stays. Exits with 1 if some of it does.
     """
     from consumers.instants import since as since_when
+    from consumers.known import settings_with
     from ingest.commands.quarantine import Wanted, requeue
-    from ingest.settings import load_settings
 
     since_ms = 0 if since is None else since_when("--since", since)
     wanted = Wanted(frozenset(ids or ()), connection, since_ms)
-    raise typer.Exit(requeue(load_settings(config), wanted, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(
+        requeue(settings_with(config, connection), wanted, dry_run=dry_run, as_json=as_json)
+    )
 
 
 @app.command()
@@ -319,11 +321,11 @@ def drift(
     What running processes have seen is written once a minute. Exits with 1 if there is something.
     """
     from consumers.instants import since as since_when
+    from consumers.known import settings_with
     from ingest.commands.drift import show_drift
-    from ingest.settings import load_settings
 
     since_ms = 0 if since is None else since_when("--since", since)
-    settings = load_settings(config)
+    settings = settings_with(config, connection)
     raise typer.Exit(
         show_drift(settings, connection=connection, since_ms=since_ms, as_json=as_json)
     )
@@ -344,10 +346,10 @@ def erase(
     """Write tombstones for somebody to the compacted topics; say what stays, and until when."""
     from consumers.erase import Whom
     from consumers.erase import erase as erase_records
-    from ingest.settings import load_settings
+    from consumers.known import settings_with
 
     code = erase_records(
-        load_settings(config),
+        settings_with(config, connection),
         Whom.of(whom, connection),
         with_consents=with_consents,
         dry_run=dry_run,
@@ -368,10 +370,12 @@ def explain(
 
     Exits with 1 if the stream does not know it.
     """
+    from consumers.known import settings_with
     from consumers.reconcile.explain import explain as explain_call
-    from ingest.settings import load_settings
 
-    raise typer.Exit(explain_call(load_settings(config), call, connection, as_json=as_json))
+    raise typer.Exit(
+        explain_call(settings_with(config, connection), call, connection, as_json=as_json)
+    )
 
 
 @app.command()
@@ -394,11 +398,11 @@ def trace(
     does not know it.
     """
     from consumers.instants import since as since_when
+    from consumers.known import settings_with
     from consumers.trace.command import trace as trace_call
-    from ingest.settings import load_settings
 
     since_ms = None if since is None else since_when("--since", since)
-    settings = load_settings(config)
+    settings = settings_with(config, connection)
     raise typer.Exit(trace_call(settings, what, connection, since_ms, as_json=as_json))
 
 

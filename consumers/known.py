@@ -1,8 +1,10 @@
 """Which connections there are, or were."""
 
 import json
+from pathlib import Path
 
-from ingest.settings import Settings
+from ingest.errors import ConfigError
+from ingest.settings import Settings, load_settings
 
 
 def known_connections(settings: Settings) -> list[str]:
@@ -12,3 +14,14 @@ def known_connections(settings: Settings) -> list[str]:
     except (OSError, ValueError, TypeError):  # it is a help, no more
         served = set()
     return sorted({*settings.connections, *served})
+
+
+def settings_with(config: Path | None, connection: str | None) -> Settings:
+    """The settings. Raises ConfigError, also if there is no such connection and was none."""
+    settings = load_settings(config)
+    known = known_connections(settings)
+    if connection is not None and connection not in known:
+        raise ConfigError(
+            f"--connection: there is no {connection!r}; there are: {', '.join(known)}"
+        )
+    return settings

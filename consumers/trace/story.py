@@ -16,7 +16,6 @@ from typing import Any
 
 import orjson
 
-from consumers.reconcile.facts import LATE_MS
 from consumers.reconcile.legs import BACKFILLED
 from consumers.render import masked
 from ingest.eventlog.log import StoredRecord
@@ -30,6 +29,9 @@ _ARTEFACTS = frozenset(
         *("voicemail_transcribed", "dispositioned", "wrapped_up", "surveyed"),
     }
 )
+
+#: Dialpad hangs up after 5 s: what came to the log later than that lay in a spool meanwhile.
+_DIRECTLY_MS = 5_000
 
 #: A shorter id would be found in any text.
 _LONG_ENOUGH = 6
@@ -250,7 +252,7 @@ def _waited(moment: Moment) -> bool:
     """Whether it came to the log later than a delivery may that does so directly."""
     # What we derive is written when it is due by the log's clock, which may be behind.
     derived = moment.via == "derived" or moment.id.endswith(BACKFILLED)
-    return not derived and moment.spool is None and (moment.to_log_ms or 0) > LATE_MS
+    return not derived and moment.spool is None and (moment.to_log_ms or 0) > _DIRECTLY_MS
 
 
 def _mark_revised(moments: Sequence[Moment], events: Collection[Mapping[str, Any]]) -> None:

@@ -703,6 +703,29 @@ def test_a_data_directory_of_somebody_else_is_refused_or_answers_503(
         subprocess.run(["chattr", "-i", folder], check=True)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tail", "--from-beginning"],
+        ["trace", "1"],
+        ["explain", "1"],
+        ["drift"],
+        ["erase", "+15551230001", "--yes"],
+        ["rejects", "list"],
+        ["rejects", "redrive"],
+        ["quarantine", "list"],
+        ["quarantine", "requeue"],
+    ],
+    ids=" ".join,
+)
+def test_of_a_connection_that_is_misspelt_it_does_not_say_that_there_is_nothing(
+    product: Product, command: list[str]
+) -> None:
+    ran = product.run(*command, "--connection", "acne")
+    assert (ran.code, ran.stdout) == (2, "")
+    assert "there is no 'acne'; there are: acme, other" in ran.stderr
+
+
 def test_started_tells_where_it_listens(product: Product) -> None:
     (line,) = product.log("started")
     assert line["address"] == f"http://127.0.0.1:{product.port}"

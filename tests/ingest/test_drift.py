@@ -14,7 +14,7 @@ from ingest.drift import MAX_A_CONNECTION, OTHERS, Radar, all_sightings, drift_f
 from ingest.eventlog.journal import open_journal
 from schemas.event import Event
 from tests.conftest import MakeProduct
-from tests.kit import call, new_leg, sign
+from tests.kit import OTHER_SECRET, SECRET, call, new_leg, sign
 
 T0 = 1_790_000_000_000
 
@@ -209,7 +209,9 @@ def test_no_letter_of_a_text_is_shown(text: str) -> None:
 
 
 def test_an_operator_sees_what_has_changed_and_no_content(make_product: MakeProduct) -> None:
-    product = make_product()
+    secrets = {"acme": SECRET, "beta": OTHER_SECRET}
+    connections = {name: {"provider": "dialpad", "secrets": [its]} for name, its in secrets.items()}
+    product = make_product(settings={"connections": connections})
     assert product.run("drift").code == 0
     leg = new_leg()
     with product:

@@ -45,9 +45,6 @@ from tests.kit import (
     sign,
 )
 
-# Each command is a process, and the machine may be busy.
-pytestmark = pytest.mark.timeout(300)
-
 CANARY = "CanaryOfTheContent"
 
 

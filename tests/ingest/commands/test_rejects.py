@@ -28,10 +28,16 @@ from tests.conftest import MakeProduct
 from tests.ingest.commands.here import everything_in, run_quietly
 from tests.ingest.commands.on_kafka import settings_for
 from tests.kafka.cluster import Cluster
-from tests.kit import SECRET, Product, assert_no_traceback, call, new_leg, samples, sign
-
-# Each command is a process, and the machine may be busy.
-pytestmark = pytest.mark.timeout(300)
+from tests.kit import (
+    OTHER_SECRET,
+    SECRET,
+    Product,
+    assert_no_traceback,
+    call,
+    new_leg,
+    samples,
+    sign,
+)
 
 #: 2026-09-21T14:13:20Z
 RECEIVED_MS = 1_790_000_000_000
@@ -301,7 +307,9 @@ def test_a_notification_keeps_the_id_that_its_sender_gave_it(make_product: MakeP
 
 
 def test_filters_leave_the_others_alone(make_product: MakeProduct) -> None:
-    product = make_product()
+    secrets = {"acme": SECRET, "beta": OTHER_SECRET}
+    connections = {name: {"provider": "dialpad", "secrets": [its]} for name, its in secrets.items()}
+    product = make_product(settings={"connections": connections})
     bodies = [sign(call(new_leg(), 0)) for _ in range(4)]
     events = [
         rejected(bodies[0]),
