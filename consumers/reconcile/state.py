@@ -55,6 +55,11 @@ create table if not exists notes (name text primary key, value blob) without row
 
 _SELECT = "select value from things where kind = ? and connection = ? and ident = ?"
 _INSERT = "insert or replace into things values (?, ?, ?, ?, ?, ?)"
+#: By itself SQLite would go through all conversations that there are.
+_BETWEEN = (
+    "select value from things indexed by aging "
+    "where kind = 'conversation' and clock_ms >= ? and clock_ms < ?"
+)
 _DELETE = "delete from things where kind = ? and connection = ? and ident = ?"
 
 
@@ -345,11 +350,7 @@ class State:
 
     def _between(self, from_ms: int, to_ms: int) -> Iterator[Conversation]:
         """Conversations that were written last between two times of the log's clock."""
-        for (value,) in self._db.execute(
-            "select value from things where kind = 'conversation' "
-            "and clock_ms >= ? and clock_ms < ?",
-            (from_ms, to_ms),
-        ):
+        for (value,) in self._db.execute(_BETWEEN, (from_ms, to_ms)):
             yield _decode_conversation(value)
 
     def _set_notes(self, notes: Mapping[str, object]) -> None:

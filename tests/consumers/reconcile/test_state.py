@@ -179,3 +179,21 @@ def test_what_is_older_than_the_window_goes_and_its_name_a_window_later(state: S
     assert state.leg(("acme", "100")) is None
     assert [each.name for each in state.tidy(T0 + 2 * WINDOW + HOUR, WINDOW)] == ["100"]
     assert list(state.every_conversation()) == []
+
+
+def test_what_is_too_old_is_found_without_a_look_at_all_the_others(state: State) -> None:
+    for nth in range(1_000):
+        state.put_conversation(Conversation(connection="acme", name=str(nth)))
+    commit(state, T0 + 2 * WINDOW)
+    state.put_conversation(Conversation(connection="acme", name="old"))
+    commit(state, T0)
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    state._db.set_progress_handler(count, 1)
+    assert [each.name for each in state.tidy(T0 + 2 * WINDOW + HOUR, WINDOW)] == ["old"]
+    assert steps < 500
