@@ -39,7 +39,10 @@ BACKFILLED = ":backfilled"
 
 
 class Side(Struct, gc=False, array_like=True):
-    """A leg as one side has it, the pushes or the provider's record; or as one fact has it."""
+    """A leg as one side has it, the pushes or the provider's record; or as one fact has it.
+
+    What a side comes to may be what its only fact has: to change it, copy it.
+    """
 
     direction: str = "unknown"
     from_number: str | None = None

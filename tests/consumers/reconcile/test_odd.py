@@ -98,7 +98,7 @@ def test_a_clock_ten_years_behind_is_counted() -> None:
     assert core.wake_ms is None
 
 
-@pytest.mark.parametrize("much", [1e308, -1e308, 1e15])
+@pytest.mark.parametrize("much", [1e308, -1e308, 1e15, 1e16])
 def test_numbers_as_large_as_can_be(much: float) -> None:
     large: dict[str, Any] = {
         f"{name}_duration_s": much for name in ("ring", "talk", "hold", "total")
@@ -112,6 +112,8 @@ def test_numbers_as_large_as_can_be(much: float) -> None:
     assert [each[1] for each in verdicts(out)] == ["matched"] * 3
     (hour,) = (e["data"] for e in events(out, "verdicts") if "completeness" in e["type"])
     assert 0 <= hour["pushed_talk_s"] < 1e10
+    # Numbers are written in one way, however large: ids are made of what is written.
+    assert all(each.value == orjson.dumps(orjson.loads(each.value)) for each in out if each.value)
 
 
 def test_a_text_of_256_letters_stays_what_it_is() -> None:
