@@ -12,12 +12,17 @@ def _hour(hours: int) -> str:
     return time.strftime("%Y-%m-%dT%H", time.gmtime(hours * 3600))
 
 
+# Looked up: what is formatted anew each time takes four times as long.
+_MINUTE_AND_SECOND = [f"{second // 60:02d}:{second % 60:02d}." for second in range(3600)]
+_MILLISECOND = [f"{ms:03d}Z" for ms in range(1000)]
+
+
 @lru_cache(maxsize=8192)  # the events of one call share most of their times
 def rfc3339(ms: int) -> str:
     """Milliseconds since 1970, UTC, as ``2026-09-21T14:13:20.000Z``."""
     seconds, ms = divmod(ms, 1000)
     hours, seconds = divmod(seconds, 3600)
-    return f"{_hour(hours)}:{seconds // 60:02d}:{seconds % 60:02d}.{ms:03d}Z"
+    return f"{_hour(hours)}:{_MINUTE_AND_SECOND[seconds]}{_MILLISECOND[ms]}"
 
 
 def minute(ms: int) -> str:

@@ -499,9 +499,8 @@ class Core:
             before.add(leg.share, -1)
         leg.share = share
         hour.add(share)
-        if judgement.reason == LIST_NOT_READ and not hour.list_told:
-            hour.list_told = True
-            self._tell_gap(hour, "records", hour.hour_ms, hour.hour_ms + HOUR_MS, LIST_NOT_READ)
+        if judgement.reason == LIST_NOT_READ:
+            self._tell_unread(hour)
         elif judgement.word == "push_missing" and is_first:
             hour.lose(started_ms, self.clock_ms if leg.ended_ms is None else leg.ended_ms)
             if not hour.gap_told:
@@ -513,6 +512,11 @@ class Core:
         if hour.has_gap and self._is_whole(hour):
             hour.gap_told, hour.lost = True, 0
             self._tell_gap(hour, "push", hour.lost_from_ms, hour.lost_to_ms, "push_missing")
+
+    def _tell_unread(self, hour: Hour) -> None:
+        if not hour.list_told:
+            hour.list_told = True
+            self._tell_gap(hour, "records", hour.hour_ms, hour.hour_ms + HOUR_MS, LIST_NOT_READ)
 
     def _tell_gap(self, hour: Hour, channel: str, from_ms: int, to_ms: int, reason: str) -> None:
         """Let whoever reads the provider's list read this stretch of it at once."""
@@ -562,6 +566,11 @@ class Core:
 
     def write_event(self, event: Event) -> None:
         self._write(event)
+
+    def tell_unread(self, connection: str, at_ms: int) -> None:
+        hour = self._hour(connection, at_ms // HOUR_MS * HOUR_MS)
+        self._tell_unread(hour)
+        self._store.put_hour(hour)
 
     def touch_leg(self, leg: Leg) -> None:
         self._touch(self._conversation(leg))

@@ -93,6 +93,10 @@ class Host(Protocol):
 
     def write_event(self, event: Event) -> None: ...
 
+    def tell_unread(self, connection: str, at_ms: int) -> None:
+        """Nobody has read that hour of its list in time: let it be read at once."""
+        ...
+
     def touch_leg(self, leg: Leg) -> None:
         """Write its conversation's row soon, and hand it to `Pairs.refresh`."""
         ...
@@ -506,6 +510,7 @@ class Pairs:
                 return
             if not passed:
                 reason = LIST_NOT_READ
+                self._host.tell_unread(book.setup.recorded, entry.started_ms)
             elif reason == _NONE:
                 reason = "not_listed"
         self._give(

@@ -261,6 +261,9 @@ class _Desk:
     def write_event(self, event: Event) -> None:
         self._said[event.connection, event.data["call_id"]] = event.data
 
+    def tell_unread(self, connection: str, at_ms: int) -> None:
+        pass
+
     def touch_leg(self, leg: Leg) -> None:
         pass
 

@@ -22,6 +22,7 @@ from consumers.reconcile.state import State
 from consumers.reconcile.verdicts import Rules
 from ingest.eventlog.log import Record
 from schemas.conversation import Conversation
+from schemas.times import rfc3339
 from schemas.verdict import Verdict
 from tests.consumers.reconcile.world import (
     HOUR,
@@ -243,9 +244,18 @@ def test_the_agents_own_mark_decides_and_not_that_of_all() -> None:
     assert told(out) == [("100", "record_missing", 1, "not_listed")]
 
 
-def test_a_list_that_nobody_reads_is_not_waited_for_for_ever() -> None:
-    out = history(pair_core(), [AGENT, pushed("100", T0)], T0 + 7 * HOUR)
-    assert told(out) == [("100", "record_missing", 1, "list_not_read")]
+def test_a_list_that_nobody_reads_is_not_waited_for_for_ever_and_is_a_gap_once_an_hour() -> None:
+    calls = [pushed(name, T0 + nth * 20 * MINUTE) for nth, name in enumerate(("100", "200", "300"))]
+    out = history(pair_core(), [AGENT, *calls], T0 + 8 * HOUR)
+    assert {each[1:] for each in told(out)} == {("record_missing", 1, "list_not_read")}
+    # The first began before the hour.
+    assert [
+        (gap["connection"], gap["data"]["channel"], gap["data"]["from"])
+        for gap in events(out, "gaps")
+    ] == [
+        ("bots", "records", rfc3339(T0 - HOUR)),
+        ("bots", "records", rfc3339(T0)),
+    ]
 
 
 def test_a_record_that_comes_late_revises() -> None:
