@@ -5,7 +5,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from typing import Any
 
@@ -153,10 +153,14 @@ class KafkaReader:
             async with asyncio.timeout(_CLOSE_S):
                 await self._consumer.stop()
         except (TimeoutError, KafkaError, asyncio.CancelledError) as error:
+            # It may tell of its own requests, which it has cancelled, as if it were ourselves; and
+            # leaves its connections open then.
             task = asyncio.current_task()
+            with suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._consumer._client.close()  # noqa: SLF001
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
-            # It may tell of its own requests, which it has cancelled, as if it were ourselves.
             log.warning("reader_not_closed", error=type(error).__name__)
 
     async def ends(self) -> Mapping[Place, int]:

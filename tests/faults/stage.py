@@ -112,7 +112,7 @@ class OnJournal(Stage):
         return []
 
 
-async def until(true: Callable[[], object], what: str, timeout_s: float = 30) -> None:
+async def until(true: Callable[[], object], what: str, timeout_s: float = 120) -> None:
     """Raises AssertionError if ``true``, asked in a thread, does not become so in time."""
     end = time.monotonic() + timeout_s
     while not await asyncio.to_thread(true):

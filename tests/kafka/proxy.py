@@ -127,10 +127,10 @@ class Proxy:
         try:
             await asyncio.wait(writing, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            to_server.transport.abort()  # first: who cuts the line may come while we wait
             for task in (*reading, *writing):
                 task.cancel()
             await asyncio.gather(*reading, *writing, return_exceptions=True)
-            to_server.transport.abort()
 
     async def _read(self, reader: asyncio.StreamReader, chunks: _Chunks, *, delayed: bool) -> None:
         data = b"more"
