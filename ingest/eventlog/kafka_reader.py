@@ -154,11 +154,9 @@ class KafkaReader:
                 await self._consumer.stop()
         except (TimeoutError, KafkaError, asyncio.CancelledError) as error:
             # It may tell of its own requests, which it has cancelled, as if it were ourselves; and
-            # leaves its connections open then.
+            # it leaves everything as it is then.
             task = asyncio.current_task()
-            with suppress(TimeoutError, KafkaError):
-                async with asyncio.timeout(_CLOSE_S):
-                    await self._consumer._client.close()  # noqa: SLF001
+            await _abandon(self._consumer)
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             log.warning("reader_not_closed", error=type(error).__name__)
@@ -290,6 +288,21 @@ class KafkaReader:
                 place = TopicPartition(self._prefix + record.topic, record.partition)
                 self._handed[place] = record.position + 1
         return found
+
+
+async def _abandon(consumer: AIOKafkaConsumer) -> None:
+    """Close its connections, whatever has failed, once nobody is left who would open new ones."""
+    at = consumer._coordinator, consumer._fetcher  # noqa: SLF001 - they cannot be had otherwise
+    names = ("coordination", "heartbeat", "commit_refresh", "reset_committed", "fetch")
+    found = [getattr(each, f"_{name}_task", None) for each in at for name in names]
+    found += getattr(consumer._fetcher, "_pending_tasks", ())  # noqa: SLF001
+    tasks = [task for task in found if task is not None]
+    for task in tasks:
+        task.cancel()
+    with suppress(TimeoutError, KafkaError):
+        async with asyncio.timeout(_CLOSE_S):
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await consumer._client.close()  # noqa: SLF001
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

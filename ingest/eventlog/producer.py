@@ -176,7 +176,9 @@ class Producer:
         try:
             async with asyncio.timeout(2):
                 await self.client.close()
-        except Exception:  # noqa: BLE001 - a library that fails to say goodbye; we say it then
+        except Exception:  # noqa: BLE001, S110 - a library that fails to say goodbye; we say it then
+            pass
+        finally:
             for transport in transports:
                 transport.abort()
 
