@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("tests.kit")
 pytest_plugins = ["tests.kafka.fixtures"]
 
 # How long an example takes says something of the machine, not of what is tested.
-hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.register_profile("ours", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("ours")
 
 # Whoever is started in the background of a shell ignores Ctrl-C, and so do all that it starts.
