@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -667,20 +667,23 @@ async def test_what_is_lost_is_given_up_at_once() -> None:
     assert sorted(cancelled) == ["a", "b", "d"]
 
 
+def stubborn_until(over: asyncio.Event) -> Callable[[Call], Awaitable[None]]:
+    """A handler that ends by nothing else."""
+
+    async def stubborn(call: Call) -> None:
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    return stubborn
+
+
 async def test_whoever_does_not_end_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("consumers.subscribe.work._CANCEL_S", 0.05)
     over = asyncio.Event()
-
-    async def stubborn(call: Call) -> None:
-        while not over.is_set():
-            try:
-                await over.wait()
-            except asyncio.CancelledError:
-                continue
-
-    bench = Bench(stubborn)
+    bench = Bench(stubborn_until(over))
     bench.work.add(stored("1", 7))
     await asyncio.sleep(0.01)
     with capture_logs() as logs:
@@ -697,13 +700,7 @@ async def test_whoever_hangs_although_its_time_is_over_is_named(
     """It keeps its worker and its key, and nothing else would say so."""
     monkeypatch.setattr("consumers.subscribe.work._CANCEL_S", 0.05)
     over = asyncio.Event()
-
-    async def stubborn(call: Call) -> None:
-        while not over.is_set():
-            with contextlib.suppress(asyncio.CancelledError):
-                await over.wait()
-
-    bench = Bench(stubborn)
+    bench = Bench(stubborn_until(over))
     for route in bench.routes:
         route.timeout_s = 0.05
     bench.work.add(stored("1", 7))
