@@ -1,4 +1,4 @@
-"""Which connections there are, or were."""
+"""What people can ask for: connections that there are, or were, and ids."""
 
 import json
 from pathlib import Path
@@ -25,3 +25,9 @@ def settings_with(config: Path | None, connection: str | None) -> Settings:
             f"--connection: there is no {connection!r}; there are: {', '.join(known)}"
         )
     return settings
+
+
+def check_id(ident: str, connection: str | None) -> None:
+    """Raises ConfigError for what can be no id, such as bytes that are no text."""
+    if not (ident + (connection or "")).isprintable():
+        raise ConfigError(f"{ident!r} is no id: no id has such characters")

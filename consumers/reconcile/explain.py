@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from consumers.known import known_connections
+from consumers.known import check_id, known_connections
 from consumers.reconcile.explain_page import (
     FIELDS,
     Page,
@@ -26,7 +26,6 @@ from consumers.reconcile.order import SKEW_MS
 from consumers.reconcile.rivals import Log, Sight, sights
 from consumers.reconcile.role import components, pairs_of, rules_of
 from consumers.render import masked
-from ingest.errors import ConfigError
 from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, StoredRecord
 from ingest.logs import setup_logs
@@ -48,8 +47,7 @@ def explain(settings: Settings, call_id: str, connection: str | None, *, as_json
 
     Raises ConfigError for what is no id.
     """
-    if not (call_id + (connection or "")).isprintable():
-        raise ConfigError(f"{call_id!r} is no id: no id has such characters")
+    check_id(call_id, connection)
     logs = setup_logs(settings.logging.format, "error")
     try:
         found = asyncio.run(_read(settings, call_id, connection))

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from consumers.known import known_connections
+from consumers.known import check_id, known_connections
 from consumers.trace.story import Spooled, Story, is_about, names, tell
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import read_once
@@ -63,8 +63,7 @@ def read_wanted(text: str, connection: str | None) -> Wanted:
 
     Raises ConfigError for what is no id, and for events of other things than calls.
     """
-    if not (text + (connection or "")).isprintable():
-        raise ConfigError(f"{text!r} is no id: no id has such characters")
+    check_id(text, connection)
     parts = [unquote(part) for part in text.split(":")]
     if not _EVENT_ID.fullmatch(text):
         return Wanted(text, connection)
