@@ -19,11 +19,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.prompt import Confirm
 from rich.table import Table
 
-from ingest.commands.work import quietly, waiting_in_spool
+from ingest.commands.work import waiting_in_spool
 from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.kinds import open_log, read_once
 from ingest.eventlog.log import Record, StoredRecord
 from ingest.eventlog.ownership import sole_owner
+from ingest.logs import quietly
 from ingest.numbers import normalize_number
 from ingest.settings import Settings
 from schemas.event import CONTENT_TYPE
@@ -146,7 +147,7 @@ def erase(
 
     ``sure``: do not ask. Raises ConfigError if nobody can be asked, or another one is at it.
     """
-    with quietly(settings):
+    with quietly(settings.logging.format):
         erased = asyncio.run(_find(settings, whom, with_consents=with_consents))
         if erased.count and not dry_run:
             if not sure and not _agreed(erased):

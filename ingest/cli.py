@@ -159,15 +159,12 @@ def spool_drain(path: SpoolPath = None, config: ConfigOption = None) -> None:
     Exits with 1 if something is left: after Ctrl-C, say. Running it again goes on.
     """
     from ingest.commands.spool import drain_spool
-    from ingest.logs import setup_logs
+    from ingest.logs import quietly
     from ingest.settings import load_settings
 
     settings = load_settings(config)
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         code = drain_spool(settings, path or settings.eventlog.path)
-    finally:
-        logs.close()
     raise typer.Exit(code)
 
 
@@ -215,7 +212,7 @@ def dialpad_sync(
     """
     from ingest.commands.dialpad_rotate import rotate_secret as rotate
     from ingest.commands.dialpad_sync import sync_subscriptions
-    from ingest.logs import setup_logs
+    from ingest.logs import quietly
     from ingest.settings import load_settings
 
     if rotate_secret and (adopt or as_json):
@@ -223,16 +220,13 @@ def dialpad_sync(
     if reloaded and not rotate_secret:
         raise typer.BadParameter("only with --rotate-secret", param_hint="--reloaded")
     settings = load_settings(config)
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         if rotate_secret:
             code = rotate(settings, connection, dry_run=dry_run, reloaded=reloaded)
         else:
             code = sync_subscriptions(
                 settings, connection, dry_run=dry_run, adopt=adopt, as_json=as_json
             )
-    finally:
-        logs.close()
     raise typer.Exit(code)
 
 

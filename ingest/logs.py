@@ -14,6 +14,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, closing
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -352,6 +353,11 @@ def setup_logs(format_: str, level: str) -> "LineWriter":
     sys.unraisablehook = lambda fault: log.error("unexpected_error", exc_info=fault.exc_value)
     warnings.showwarning = _log_warning
     return writer
+
+
+def quietly(format_: str) -> AbstractContextManager[object]:
+    """In the block only what is wrong is said, on stderr: of commands that people wait for."""
+    return closing(setup_logs(format_, "error"))
 
 
 def _log_warning(

@@ -24,12 +24,13 @@ from consumers.poll.role import memory_path
 from consumers.poll.seen import CALLS, Seen
 from ingest.api import ApiError
 from ingest.checkpoints import read_checkpoints
+from ingest.commands.work import waiting_in_spool
 from ingest.delivery import DAY_MS, AgentRecords, Records
 from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.kinds import open_log
 from ingest.eventlog.log import Publisher
 from ingest.eventlog.ownership import sole_owner
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.pipeline import store
 from ingest.providers import PROVIDERS
 from ingest.runner import Stopping, run
@@ -85,8 +86,7 @@ def backfill(
     from_ms, to_ms = instant("--from", from_), instant("--to", to)
     if from_ms >= to_ms:
         raise ConfigError("--to is not after --from: there is nothing between them")
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         if dry_run:
             work = _Work(settings, name, connection, Progressed(from_ms, to_ms, from_ms), None)
             code = run(work.count)
@@ -98,9 +98,7 @@ def backfill(
                 code = run(work.publish)
                 if work.progressed.done:
                     own.set_note("done", 1)
-    finally:
-        logs.close()
-    waiting = 0 if dry_run else _waiting(settings)
+    waiting = 0 if dry_run else waiting_in_spool(settings, ROLE)
     out = Console(highlight=False, markup=False, soft_wrap=True)
     if as_json:
         out.print(json.dumps(work.summary(dry_run=dry_run, waiting=waiting)))
@@ -384,16 +382,6 @@ def _where(settings: Settings) -> str:
     if settings.eventlog.kind == "journal":
         return "journal"
     return f"{settings.kafka.bootstrap_servers} {settings.kafka.topic_prefix}"
-
-
-def _waiting(settings: Settings) -> int:
-    """Records that Kafka has not taken yet."""
-    if settings.eventlog.kind != "kafka":
-        return 0
-    from ingest.eventlog.spool import look_into, spool_folder  # noqa: PLC0415
-
-    found = look_into(spool_folder(settings.eventlog.path, ROLE))
-    return sum(topic.records for topic in found.values())
 
 
 def _connection(settings: Settings, name: str, rate: float | None) -> Connection:

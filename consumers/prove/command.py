@@ -27,7 +27,7 @@ from consumers.prove.trouble import END_S, Happened, Trouble
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import open_reader
 from ingest.eventlog.log import Behind, StoredRecord
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.runner import Stopping
 from ingest.service import url_of
 from ingest.settings import Settings
@@ -84,11 +84,8 @@ def prove(settings: Settings, plan: Plan, *, as_json: bool) -> int:
             "--to posts to a receiver that writes to the real topics: say --really, too"
         )
     maker = maker_for(plan.connection, settings.connections[plan.connection])
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         result = asyncio.run(_experiment(settings, plan, maker, quiet=as_json))
-    finally:
-        logs.close()
     if as_json:
         print(json.dumps(as_data(result, plan)))  # noqa: T201
     else:

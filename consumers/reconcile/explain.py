@@ -28,7 +28,7 @@ from consumers.reconcile.role import components, pairs_of, rules_of
 from consumers.render import masked
 from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, StoredRecord
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.settings import Settings
 from schemas.times import now_ms, rfc3339
 
@@ -48,11 +48,8 @@ def explain(settings: Settings, call_id: str, connection: str | None, *, as_json
     Raises ConfigError for what is no id.
     """
     check_id(call_id, connection)
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         found = asyncio.run(_read(settings, call_id, connection))
-    finally:
-        logs.close()
     if as_json:
         print(json.dumps([_as_data(told) for told in found]))  # noqa: T201
     else:

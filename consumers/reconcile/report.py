@@ -13,7 +13,7 @@ from rich.text import Text
 from consumers.reconcile.role import judged_connections
 from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, StoredRecord
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.settings import Settings
 
 _BAR = 20
@@ -27,11 +27,8 @@ def show_completeness(settings: Settings, since_ms: int, *, as_json: bool) -> in
 
     Milliseconds since 1970. Of each hour what was measured last counts.
     """
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         hours = asyncio.run(_read(settings, since_ms))
-    finally:
-        logs.close()
     objective = settings.reconcile.objective
     sums = {name: _sum(of_one) for name, of_one in hours.items()}
     below = [

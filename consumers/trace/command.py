@@ -14,7 +14,7 @@ from consumers.trace.find import Call, Wanted, find, find_calls, has_event, read
 from consumers.trace.show import Show
 from consumers.trace.story import Story
 from ingest.errors import ConfigError
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.numbers import normalize_number
 from ingest.settings import Settings
 from schemas.times import now_ms, rfc3339
@@ -38,8 +38,7 @@ def trace(
 
     Raises ConfigError where that cannot be found out.
     """
-    logs = setup_logs(settings.logging.format, "error")
-    try:
+    with quietly(settings.logging.format):
         if what.startswith("+"):
             begin_ms = now_ms() - _NUMBER_MS if since_ms is None else since_ms
             return _trace_number(settings, what, connection, begin_ms, as_json=as_json)
@@ -47,8 +46,6 @@ def trace(
         with _waiting():
             stories = asyncio.run(find(settings, wanted, since_ms))
         return _tell(settings, wanted, stories, as_json=as_json)
-    finally:
-        logs.close()
 
 
 def _trace_number(

@@ -27,12 +27,12 @@ from ingest.commands.work import (
     Bar,
     carry_out,
     print_rest,
-    quietly,
 )
 from ingest.delivery import Source
 from ingest.diagnosis import Diagnosis, diagnose
 from ingest.errors import ConfigError, DeliveryError, PublishError, UnreadableError
 from ingest.eventlog.kinds import open_log
+from ingest.logs import quietly
 from ingest.pipeline import Accepted, Pipeline
 from ingest.quarantine import File, Refused, files_in, quarantine_folder
 from ingest.receiver import make_sources
@@ -115,7 +115,7 @@ def list_quarantine(settings: Settings, wanted: Wanted, *, as_json: bool) -> int
     count = 0
     found: Counter[str] = Counter()
     shown: deque[tuple[File, Refused | None, Diagnosis]] = deque(maxlen=_ROWS)
-    with quietly(settings):
+    with quietly(settings.logging.format):
         for file, refused in _read(_wanted_files(settings, wanted)):
             diagnosis = diagnose(refused, sources)
             count += 1
@@ -183,7 +183,7 @@ def show_quarantined(settings: Settings, wanted: Wanted, *, reveal: bool, as_jso
         print(f"there is no such file: {told_where}", file=sys.stderr)
         return 1
     for file, refused in files:
-        with quietly(settings):
+        with quietly(settings.logging.format):
             told = _line(file, refused, diagnose(refused, sources))
         if refused is not None:
             told["header_names"] = [readable(name) for name, _ in refused.headers]

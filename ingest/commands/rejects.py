@@ -29,11 +29,11 @@ from ingest.commands.work import (
     Bar,
     carry_out,
     print_rest,
-    quietly,
 )
 from ingest.errors import PublishError, UnreadableError
 from ingest.eventlog.kinds import open_log, read_once
 from ingest.eventlog.log import Publisher, Record, StoredRecord, records_of
+from ingest.logs import quietly
 from ingest.providers import PROVIDERS
 from ingest.redrive import Kept, Redriver, Remade, Shelf, Shelved, StaysError, read_kept
 from ingest.rejects import group_topic, redriven_event, retry_request
@@ -83,7 +83,7 @@ class Wanted:
 
 def list_rejects(settings: Settings, wanted: Wanted, *, as_json: bool) -> int:
     """Print what there is; 1 if some of it is open. Raises ConfigError."""
-    with quietly(settings):
+    with quietly(settings.logging.format):
         shelf = asyncio.run(_read_shelf(settings, wanted))
     found = [line for line in shelf.found.values() if wanted.takes(line)]
     if as_json:
@@ -137,7 +137,7 @@ def _when(rfc3339: str) -> str:
 
 def show_reject(settings: Settings, wanted: Wanted, *, reveal: bool, as_json: bool) -> int:
     """Print what is known of those with an id; 1 if there are none. Raises ConfigError."""
-    with quietly(settings):
+    with quietly(settings.logging.format):
         shelf, last = asyncio.run(_read_bodies(settings, wanted))
     if not last:
         print("there is no such reject: `dialstream rejects list` shows their ids", file=sys.stderr)

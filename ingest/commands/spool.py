@@ -17,7 +17,7 @@ from ingest.eventlog.kinds import open_spool_log
 from ingest.eventlog.ownership import sole_owner
 from ingest.eventlog.segments import segment_paths
 from ingest.eventlog.spool import SPOOLS, Waiting, look_into
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.runner import Stopping, run
 from ingest.settings import Settings
 
@@ -37,15 +37,12 @@ class Line:
 
 def show_spool(path: Path, *, as_json: bool) -> int:
     """Print what waits in the spools at ``path``; 0. Raises ConfigError if there are none."""
-    logs = setup_logs("auto", "error")  # a file that cannot be read is told on stderr
-    try:
+    with quietly("auto"):  # a file that cannot be read is told on stderr
         lines = [
             Line(str(folder), topic, found.records, found.size_bytes, round(found.oldest_s, 1))
             for folder in spools_at(path)
             for topic, found in look_into(folder).items()
         ]
-    finally:
-        logs.close()
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=2))
     elif not lines:

@@ -1,14 +1,13 @@
 """What commands share that work through something and publish it."""
 
 import sys
-from contextlib import AbstractContextManager, closing
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ingest.eventlog.ownership import sole_owner
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.runner import Stopping, run
 from ingest.settings import Settings
 
@@ -32,7 +31,7 @@ def carry_out(settings: Settings, role: str, work: Work, *, dry_run: bool) -> tu
 
     Raises ConfigError.
     """
-    with quietly(settings):
+    with quietly(settings.logging.format):
         if dry_run:
             return run(work.count), 0
         with sole_owner(settings.eventlog.path, role):
@@ -48,11 +47,6 @@ def print_rest(left: int, waiting: int, *, dry_run: bool) -> None:
         print(f"{waiting:,} records wait for Kafka: `dialstream spool drain` brings them there")
     if dry_run:
         print("nothing was published")
-
-
-def quietly(settings: Settings) -> AbstractContextManager[object]:
-    """In the block only what is wrong is said, on stderr."""
-    return closing(setup_logs(settings.logging.format, "error"))
 
 
 class Bar:

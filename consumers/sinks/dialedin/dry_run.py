@@ -22,7 +22,7 @@ from consumers.subscribe import Event
 from ingest.errors import ConfigError
 from ingest.eventlog.kinds import read_once
 from ingest.eventlog.log import Behind, StoredRecord
-from ingest.logs import setup_logs
+from ingest.logs import quietly
 from ingest.settings import Settings
 from schemas.base import Model
 from schemas.subjects import SUBJECTS
@@ -54,13 +54,10 @@ def show_commands(settings: Settings, since_ms: int, *, reveal: bool, as_json: b
             "connections: no rule of [connections.<name>.sink] is on: set what you want to try, "
             "such as dnc_on_stop = true; --dry-run tells nobody anything"
         )
-    logs = setup_logs(settings.logging.format, "error")
     console = Console(stderr=True)
-    try:
-        with console.status("reading the log") if console.is_terminal else nullcontext():
-            intents = asyncio.run(_intents(settings, since_ms))
-    finally:
-        logs.close()
+    waiting = console.status("reading the log") if console.is_terminal else nullcontext()
+    with quietly(settings.logging.format), waiting:
+        intents = asyncio.run(_intents(settings, since_ms))
     if as_json:
         for each in intents:
             print(json.dumps(_as_json(each, reveal=reveal)))  # noqa: T201

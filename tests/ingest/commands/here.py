@@ -18,7 +18,7 @@ def run_quietly(product: Product, *arguments: str) -> Ran:
     """As `run_here`; the process keeps its own signals and logs."""
     with ExitStack() as stack:
         stack.enter_context(capture_logs())
-        stack.enter_context(patch("ingest.commands.work.setup_logs", lambda *_: io.StringIO()))
+        stack.enter_context(patch("ingest.logs.setup_logs", lambda *_: io.StringIO()))
         stack.enter_context(patch("ingest.commands.work.run", _run))
         return run_here(product, *arguments)
 
