@@ -20,6 +20,9 @@ from schemas.times import rfc3339
 
 N = TypeVar("N", int, float)
 
+#: The row of one is written so often at most, by the log's clock.
+ROW_EVERY_MS = 1_000
+
 #: Conversations have a handful; what would unite more is a fault of somebody's, and is flagged.
 MAX_LEGS = 200
 

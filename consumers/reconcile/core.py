@@ -19,6 +19,7 @@ from consumers.reconcile.completeness import (
     share_of,
 )
 from consumers.reconcile.conversations import (
+    ROW_EVERY_MS,
     Counterpart,
     Threads,
     complete_at_ms,
@@ -42,9 +43,6 @@ from consumers.reconcile.verdicts import (
 from ingest.eventlog.log import Record, records_of
 from ingest.gaps import gap_event
 from schemas.event import CONTENT_TYPE, Event, digest_of_bytes, id_part
-
-#: A conversation's row is written so often at most, by the log's clock.
-ROW_EVERY_MS = 1_000
 
 #: An hour is measured again so often at most.
 HOUR_EVERY_MS = 60_000

@@ -71,6 +71,8 @@ class Entry(Struct, kw_only=True):
     in_crowd: bool = False
     match_ms: int | None = None
     judge_ms: int | None = None
+    #: When all that had come before it could be judged has become an entry, too.
+    sure_ms: int | None = None
     #: Up to where the recorded side has to be read for it to be judged before.
     wants_ms: int | None = None
     wake_ms: int | None = None

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from consumers.reconcile.agents import Agents, AgentStore
-from consumers.reconcile.conversations import Counterpart
+from consumers.reconcile.conversations import ROW_EVERY_MS, Counterpart
 from consumers.reconcile.entries import (
     Entry,
     Fate,
@@ -391,6 +391,8 @@ class Pairs:
             if each.match_ms is None and each.fate == fate:
                 continue
             changed.add(ident)
+            if each.fate != fate:
+                each.sure_ms = None
             each.fate, each.match_ms = fate, None
             self._sleep(each)
         # What it is matched with has not changed itself; but what is to be said of both has.
@@ -502,17 +504,17 @@ class Pairs:
             word, reason = "push_missing", "never_pushed" if reason == _NONE else reason
         elif fate.kind == "alone":
             word = "record_missing"
-            passed = self._passed(book, entry)
-            if not passed and clock_ms < hold_ms:
-                entry.judge_ms, entry.wants_ms = hold_ms, end_ms
-                if entry.call.agent_number is not None:
-                    book.wait(entry.call.agent_number, end_ms, entry.ident)
+            if self._passed(book, entry):
+                reason = "not_listed" if reason == _NONE else reason
+            elif clock_ms < hold_ms:
+                self._wait_for_list(book, entry, end_ms, hold_ms)
                 return
-            if not passed:
+            else:
                 reason = LIST_NOT_READ
-                self._host.tell_unread(book.setup.recorded, entry.started_ms)
-            elif reason == _NONE:
-                reason = "not_listed"
+        if not self._is_sure(book, entry, clock_ms):
+            return
+        if reason == LIST_NOT_READ:
+            self._host.tell_unread(book.setup.recorded, entry.started_ms)
         self._give(
             book,
             pushed,
@@ -523,6 +525,28 @@ class Pairs:
             clock_ms,
             candidates=self._candidates(book, entry, fate),
         )
+
+    def _wait_for_list(self, book: Book, entry: Entry, end_ms: int, hold_ms: int) -> None:
+        """Judge it once the list was read up to its end, or at last."""
+        entry.judge_ms, entry.wants_ms = hold_ms, end_ms
+        if entry.call.agent_number is not None:
+            book.wait(entry.call.agent_number, end_ms, entry.ident)
+
+    def _is_sure(self, book: Book, entry: Entry, clock_ms: int) -> bool:
+        """Whether all that has come before was compared with it; if not, it is judged then.
+
+        A list's records and the mark behind them come at once, but a call is looked at when its row
+        is written, and matched a moment after that.
+        """
+        if entry.sure_ms is None:
+            entry.sure_ms = clock_ms + ROW_EVERY_MS + 1
+        ties = (book.entries[ident].match_ms for ident in book.field.ties(entry.ident))
+        sure_ms = max([entry.sure_ms, *(ms + 1 for ms in ties if ms is not None)])
+        if clock_ms < sure_ms:
+            entry.judge_ms = sure_ms
+            return False
+        entry.sure_ms = None
+        return True
 
     def _nearest_leg(self, book: Book, pushed: Entry, recorded: Entry) -> Leg | None:
         """The one that is told of: that of which the connect is nearest to the record's start."""

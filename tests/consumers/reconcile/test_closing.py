@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,19 +15,11 @@ from schemas.times import now_ms
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialgood import SmallDialgood
 from tests.consumers.poll.small_dialpad import HOUR_MS, SmallDialpad
-from tests.consumers.reconcile.processes import push, up_with
+from tests.consumers.reconcile.processes import push, up_with, verdicts, wait_until
 from tests.kit import SECRET, Product
 
 #: No pass but the first, and those of gaps.
 SELDOM_S = 3600.0
-
-
-def wait_for(holds: Callable[[], Any], product: Product) -> Any:
-    until = time.monotonic() + 120
-    while not (found := holds()):
-        assert time.monotonic() < until, product.stderr
-        time.sleep(0.5)
-    return found
 
 
 def early_in_an_hour() -> float:
@@ -45,11 +36,6 @@ def gaps(product: Product, what: str, channel: str) -> list[dict[str, Any]]:
 def recorded(product: Product) -> set[str]:
     events = product.events("call", "--type", "call.recorded")
     return {event["data"]["call_id"] for event in events}
-
-
-def verdicts(product: Product) -> dict[str, str]:
-    found = [e for e in product.events("verdict") if e["type"].startswith("dialstream.verdict")]
-    return {event["data"]["call_id"]: event["data"]["verdict"] for event in found}
 
 
 def closed_count(product: Product, channel: str) -> int:
@@ -75,7 +61,7 @@ def test_too_many_lost_pushes_make_the_poller_read_that_stretch_at_once(
     product.start()
     for item in dialpad.calls[:2]:
         push(product, item)
-    (closed,) = wait_for(lambda: gaps(product, "closed", "push"), product)
+    (closed,) = wait_until(lambda: gaps(product, "closed", "push"), product)
     (opened,) = gaps(product, "opened", "push")
     assert len(dialpad.asked_at) == 2
     assert len(recorded(product)) == 9
@@ -98,12 +84,12 @@ def test_a_list_that_nobody_has_read_in_time_is_read_as_soon_as_it_can_be(
     for item in dialpad.calls:
         push(product, item)
     missing = {str(item["call_id"]): "record_missing" for item in dialpad.calls}
-    wait_for(lambda: verdicts(product) == missing, product)
-    found = wait_for(lambda: gaps(product, "opened", "records"), product)
+    wait_until(lambda: verdicts(product) == missing, product)
+    found = wait_until(lambda: gaps(product, "opened", "records"), product)
     assert {event["data"]["reason"] for event in found} == {"list_not_read"}
     assert gaps(product, "closed", "records") == []
     dialpad.status = None
-    wait_for(lambda: len(gaps(product, "closed", "records")) == len(found), product)
+    wait_until(lambda: len(gaps(product, "closed", "records")) == len(found), product)
     assert closed_count(product, "records") == len(found)
     assert recorded(product) == missing.keys()
     assert product.stop() == 0
@@ -123,7 +109,7 @@ async def test_diallink_reads_back_what_was_not_pushed(make_product: MakeProduct
 
         def run() -> None:
             product.start()
-            closed, *_ = wait_for(lambda: gaps(product, "closed", "push"), product)
+            closed, *_ = wait_until(lambda: gaps(product, "closed", "push"), product)
             assert closed["data"]["found"] >= 5
             assert closed_count(product, "push") >= 1  # another, if an hour has begun meanwhile
             assert product.stop() == 0
@@ -155,7 +141,7 @@ def test_dialgood_reads_it_back_agent_by_agent(make_product: MakeProduct, channe
 
         asyncio.run(put())
         product.start()
-        (closed,) = wait_for(lambda: gaps(product, "closed", channel), product)
+        (closed,) = wait_until(lambda: gaps(product, "closed", channel), product)
         assert closed["data"]["found"] == 5 * len(dialgood.logs)
         assert len(recorded(product)) == 5 * len(dialgood.logs)
         assert closed_count(product, channel) == 1

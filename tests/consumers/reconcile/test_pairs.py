@@ -218,7 +218,8 @@ def test_a_record_alone_was_never_pushed_and_nothing_is_mended() -> None:
     assert verdict["data"]["pushed_call_id"] is None
     assert verdict["data"]["pushed_connection"] == "acme"
     assert events(out, "calls") == []
-    assert verdict["time"] == "2026-09-21T14:15:00.000Z"  # settle_s after its end
+    # settle_s after its end, and what has come in that second was looked at, too.
+    assert verdict["time"] == "2026-09-21T14:15:01.001Z"
 
 
 def test_that_a_record_is_missing_is_said_once_the_list_was_read_so_far() -> None:
@@ -228,6 +229,26 @@ def test_that_a_record_is_missing_is_said_once_the_list_was_read_so_far() -> Non
     assert told(history(core, [read(T0 - SECOND, T0 + HOUR)], T0 + 2 * HOUR)) == []
     out = history(core, [read(T0 + MINUTE, T0 + 2 * HOUR)], T0 + 3 * HOUR)
     assert told(out) == [("100", "record_missing", 1, "not_listed")]
+
+
+@pytest.mark.parametrize("between_ms", [0, 10, 1500])
+def test_what_was_listed_before_the_mark_is_not_missing(between_ms: int) -> None:
+    """A poller that was away for an hour reads on: records, and at once how far it has read."""
+    back_ms = T0 + HOUR
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, back_ms),
+        read(T0 + MINUTE, back_ms + between_ms),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
+
+
+def test_a_push_that_came_just_before_the_end_of_waiting_is_not_missing() -> None:
+    due_ms = T0 + 15 * MINUTE
+    push = msgspec.structs.replace(pushed("100", T0), at_ms=due_ms - 100)
+    facts: list[Fact] = [AGENT, recorded("r1", T0, T0 + MINUTE), push]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
 
 
 def test_the_agents_own_mark_decides_and_not_that_of_all() -> None:

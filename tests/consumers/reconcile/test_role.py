@@ -1,21 +1,20 @@
 """`dialstream up` where calls are both pushed and read back: verdicts, and what is mended."""
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialpad import SmallDialpad
-from tests.consumers.reconcile.processes import push, up_with
+from tests.consumers.reconcile.processes import (
+    push,
+    push_before_listed,
+    up_with,
+    verdicts,
+    wait_for,
+)
 from tests.kit import SECRET, Product
-
-
-def verdicts(product: Product) -> dict[str, str]:
-    found = [e for e in product.events("verdict") if e["type"].startswith("dialstream.verdict")]
-    return {event["data"]["call_id"]: event["data"]["verdict"] for event in found}
 
 
 def complete(product: Product) -> set[str]:
@@ -24,22 +23,14 @@ def complete(product: Product) -> set[str]:
     return {call_id for row in data if row["complete"] for call_id in row["call_ids"]}
 
 
-def wait_for(what: Callable[[], Any], wanted: Any, product: Product) -> None:
-    until = time.monotonic() + 150
-    while (found := what()) != wanted:
-        assert time.monotonic() < until, f"{found}\n{product.stderr}"
-        time.sleep(0.5)
-
-
 @pytest.mark.timeout(400)
 def test_what_was_pushed_is_matched_and_what_was_lost_is_mended(
     make_product: MakeProduct, dialpad: SmallDialpad
 ) -> None:
     dialpad.add(6, hours_ago=1)
     pushed, lost = dialpad.calls[:4], dialpad.calls[4:]
-    product = up_with(make_product, {**dialpad.connection(), "secrets": [SECRET]}).start()
-    for item in pushed:
-        push(product, item)
+    product = up_with(make_product, {**dialpad.connection(), "secrets": [SECRET]})
+    push_before_listed(product, dialpad, pushed)
     wanted = {str(item["call_id"]): "matched" for item in pushed}
     wanted |= {str(item["call_id"]): "push_missing" for item in lost}
     wait_for(lambda: verdicts(product), wanted, product)
@@ -68,13 +59,12 @@ def test_what_became_of_calls_can_be_asked_for(
     make_product: MakeProduct, dialpad: SmallDialpad
 ) -> None:
     dialpad.add(3, hours_ago=3)
-    product = up_with(make_product, {**dialpad.connection(), "secrets": [SECRET]}).start()
-    push(product, dialpad.calls[0])
+    product = up_with(make_product, {**dialpad.connection(), "secrets": [SECRET]})
     wrong = {
         **dialpad.calls[1],
         "date_started": str(int(dialpad.calls[1]["date_started"]) - 60_000),
     }
-    push(product, wrong)
+    push_before_listed(product, dialpad, [dialpad.calls[0], wrong])
     matched, mismatch, lost = (str(item["call_id"]) for item in dialpad.calls)
     wanted = {matched: "matched", mismatch: "mismatch", lost: "push_missing"}
     wait_for(lambda: verdicts(product), wanted, product)

@@ -4,8 +4,7 @@ import json
 
 from tests.conftest import MakeProduct
 from tests.consumers.poll.small_dialpad import SmallDialpad
-from tests.consumers.reconcile.processes import push
-from tests.consumers.reconcile.test_role import verdicts, wait_for
+from tests.consumers.reconcile.processes import push, push_before_listed, verdicts, wait_for
 from tests.kit import SECRET, Product
 
 MINUTE_MS = 60_000
@@ -37,11 +36,11 @@ def test_calls_that_two_connections_see_are_matched_and_it_goes_on_when_killed(
             "connections": {"acme": {"provider": "dialpad", "secrets": [SECRET]}, "bots": bots},
             "reconcile": {"settle_s": 1, "since": "2020-01-01T00:00:00Z", "pairs": [pair]},
         },
-    ).start()
+    )
     pushed, lost = dialpad.calls[:3], dialpad.calls[3]
-    for item in pushed:
-        # Each connection has ids of its own.
-        push(product, {**item, "call_id": str(int(item["call_id"]) + 10**6)})
+    # Each connection has ids of its own.
+    seen = [{**item, "call_id": str(int(item["call_id"]) + 10**6)} for item in pushed]
+    push_before_listed(product, dialpad, seen)
     matched = {str(int(item["call_id"]) + 10**6): "matched" for item in pushed}
     alone = {lost["call_id"]: "push_missing"}
     wait_for(lambda: final(product), matched | alone, product)
