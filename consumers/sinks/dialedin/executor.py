@@ -5,6 +5,7 @@ set twice are set; so these are sent until there is a yes. A lead is another mat
 person. Before one is made it is looked for by our id, and that it is about to be made is on the
 disk; where the answer is lost, nobody makes it before it was looked for again, a while later. Nor
 does anybody who cannot know which answers were lost: a machine that takes over from another one.
+Nobody is rung whose opt-out DialedIn has not taken yet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 import structlog
 
 from consumers.sinks.dialedin.ledger import Entry
-from consumers.sinks.dialedin.rules import Command, Dnc, Lead, Update
+from consumers.sinks.dialedin.rules import Command, Dnc, Lead, Update, opt_out_pending
 from consumers.subscribe import NotNowError
 from ingest.api import ApiError
 from ingest.logs import Sample
@@ -112,7 +113,7 @@ class Executor:
             return "repeat"
         try:
             if isinstance(command, Dnc):
-                outcome: Outcome = await self._api.insert_dnc(command.number)
+                outcome: Outcome = await self._opt_out(command)
             elif isinstance(command, Update):
                 outcome = await self._update(command)
             else:
@@ -123,6 +124,14 @@ class Executor:
             raise self._not_now(error) from None
         self._failures = 0
         await self._ledger.end(command.key, command.action, self._clock_ms(), outcome)
+        return outcome
+
+    async def _opt_out(self, command: Dnc) -> Outcome:
+        # Until it is on DialedIn's list, nobody but we would keep a lead of it from ringing.
+        guard = opt_out_pending(command.number)
+        await self._ledger.begin(guard, command.action, self._clock_ms())
+        outcome = await self._api.insert_dnc(command.number)
+        await self._ledger.forget(guard)
         return outcome
 
     async def _update(self, command: Update) -> Outcome:
@@ -146,12 +155,16 @@ class Executor:
                 number=command.number,
                 client_id=command.client_id,
                 fields=command.fields,
-                dial=command.dial,
+                dial=command.dial and not await self._has_opted_out(command.number),
             )
         except FailedError:
             # It has answered: what there is to be found is there already.
             await self._ledger.forget(command.key)
             raise
+
+    async def _has_opted_out(self, number: str) -> bool:
+        """Whether DialedIn does not know of it yet."""
+        return bool(await self._ledger.entries([opt_out_pending(number)]))
 
     def _not_now(self, error: ApiError) -> NotNowError:
         self._failures += 1

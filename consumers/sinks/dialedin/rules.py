@@ -182,6 +182,11 @@ def ten_digits(number: str | None) -> str | None:
     return found and found[1]
 
 
+def opt_out_pending(number: str) -> str:
+    """The key under which it stands that a number (10 digits) is still to be put on the list."""
+    return _mark("opt-out", number)
+
+
 def _dnc(key: str, number: str | None) -> Decision:
     if not number:
         return Decision(nothing="no_number")

@@ -151,10 +151,9 @@ def test_two_calls_of_a_number_are_listed(product: Product) -> None:
     assert sorted(listed) == ["5001", "5002", "6001"]
 
 
+# There is no spool before a journal.
+@pytest.mark.parametrize("product", ["kafka"], indirect=True)
 def test_what_waits_in_a_spool(product: Product) -> None:
-    if load_settings(product.config).eventlog.kind == "journal":
-        pytest.skip("there is no spool before a journal")
-
     async def spool() -> None:
         journal = JournalPublisher(spool_folder(product.data, "receiver"), where="spool")
         await publish(journal, [call("5002", "recording_ready", 60_000, **TRANSFERRED)])
@@ -247,9 +246,9 @@ def test_rejects_of_whatever_leg_are_part_of_it(product: Product) -> None:
     assert [kind for _, kind in told(ran)] == ["reject.unknown_kind"]
 
 
+# There is no spool before a journal.
+@pytest.mark.parametrize("product", ["kafka"], indirect=True)
 def test_a_reject_that_waits_in_a_spool_stands_beside_that_on_the_log(product: Product) -> None:
-    if load_settings(product.config).eventlog.kind == "journal":
-        pytest.skip("there is no spool before a journal")
     # Two, so that one of them has the position of that in the spool.
     fill(product, [call("5000001", "ringing", 0)], rejected(5_000_001), rejected(5_000_001))
 

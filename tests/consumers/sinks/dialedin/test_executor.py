@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from consumers.sinks.dialedin.executor import Executor, KeyRefusedError
 from consumers.sinks.dialedin.ledger import Ledger, LedgerError
-from consumers.sinks.dialedin.rules import Command, Dnc, Lead, Update
+from consumers.sinks.dialedin.rules import Command, Dnc, Lead, Update, opt_out_pending
 from consumers.subscribe import NotNowError
 from ingest.api import ApiError
 from ingest.providers.dialedin.api import FailedError, open_api
@@ -293,6 +293,28 @@ async def test_an_odd_answer_to_an_injection_makes_no_second_one(tmp_path: Path)
                 await executor.carry_out(LEAD)
         assert await it.patiently(LEAD) == "found"
         assert len(it.dialedin.floor.injected) == 1
+
+
+async def test_nobody_is_rung_whose_opt_out_was_not_taken_yet(tmp_path: Path) -> None:
+    async with bench(tmp_path) as it:
+        it.dialedin.faults.force("undone")
+        async with it.life() as executor:
+            with pytest.raises(NotNowError):
+                await executor.carry_out(DNC)
+        async with it.life() as executor:
+            assert await executor.carry_out(replace(LEAD, dial=True)) == "ok"
+            assert len(it.dialedin.floor.leads) == 1
+            assert it.dialedin.floor.rung == []
+            other = Lead("other", "5551230002", "dialstream-2", FIELDS, dial=True)
+            assert await executor.carry_out(other) == "ok"
+            assert len(it.dialedin.floor.rung) == 1
+            assert await executor.carry_out(DNC) == "ok"
+        assert it.dialedin.floor.dnc == {NUMBER}
+        ledger = Ledger.open(it.path)
+        try:
+            assert await ledger.entries([opt_out_pending(NUMBER)]) == {}
+        finally:
+            await ledger.close()
 
 
 async def test_after_a_no_it_is_tried_again_without_a_wait(tmp_path: Path) -> None:
