@@ -353,6 +353,8 @@ async def open_kafka_reader(
         max_poll_interval_ms=_ENDLESS_MS if watcher else 300_000,
         # Who comes waits for all to hear of it, and meanwhile nobody gets anything.
         heartbeat_interval_ms=1_000 if watcher else 3_000,
+        # Partitions that were added, and a topic that was made anew, are noticed within a minute.
+        metadata_max_age_ms=60_000,
     )
     reader = KafkaReader(consumer, prefix, start, watcher)
     try:
