@@ -27,6 +27,8 @@ from schemas.times import rfc3339
 REASON, DETAIL, FROM, AT = "reject_reason", "reject_detail", "reject_from", "reject_at"
 REDRIVEN_AT = "redriven_at"
 
+_GROUPS = "rejects."
+
 _OURS = frozenset((REASON, DETAIL, FROM, AT, REDRIVEN_AT))
 
 
@@ -96,7 +98,12 @@ def redriven_event(
 
 def group_topic(group: str) -> str:
     """Where a consumer group puts what it cannot handle."""
-    return f"rejects.{group}"
+    return f"{_GROUPS}{group}"
+
+
+def group_of(topic: str) -> str | None:
+    """Whose rejects these are, if they are a group's."""
+    return topic.removeprefix(_GROUPS) if topic.startswith(_GROUPS) else None
 
 
 def group_reject(stored: StoredRecord, group: str, reason: str, detail: str, now_ms: int) -> Record:

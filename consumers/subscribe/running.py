@@ -140,17 +140,14 @@ class Running:
         if self._settings.eventlog.kind == "journal":
             return  # there each is made with its first record
         from ingest.eventlog.cluster import client_options  # noqa: PLC0415
-        from ingest.eventlog.kafka_reader import find_partitions  # noqa: PLC0415
+        from ingest.eventlog.kafka_reader import find_partitions, no_topic  # noqa: PLC0415
 
-        kafka = self._settings.kafka
-        names = [kafka.topic_prefix + topic for topic in topics]
-        places = await find_partitions(client_options(kafka), names)
-        missing = sorted(set(names) - {place.topic for place in places})
+        prefix = self._settings.kafka.topic_prefix
+        places = await find_partitions(client_options(self._settings.kafka), prefix, topics)
+        found = {place.topic for place in places}
+        missing = [topic for topic in topics if prefix + topic not in found]
         if missing:
-            raise ConfigError(
-                f"kafka: there is no topic {', '.join(missing)}: "
-                f"run `dialstream topics create --group {self._group}`"
-            )
+            raise no_topic(prefix, missing)
 
     async def _follow(self, reader: GroupReader) -> None:
         """Handle what comes until there is a reason to end; then nothing is under way any more."""
@@ -193,7 +190,8 @@ class Running:
         while True:
             # Before what comes behind it is committed: else nobody finds the gap again.
             await self._tell_gaps()
-            await self._commit(reader)
+            if not self._gap_records:
+                await self._commit(reader)
             if time.monotonic() - measured > _MEASURE_S:
                 measured = time.monotonic()
                 await self._measure(reader)
@@ -244,6 +242,9 @@ class Running:
     ) -> None:
         handled = await self._work.leave(places, grace_s)
         self._count()
+        # Where nothing has come behind a gap, whoever goes on there finds it again.
+        for place in [*self._gaps] if places is None else places:
+            self._gaps.pop(place, None)
         # Behind a gap that nobody has heard of nothing is committed: the next one finds it again.
         commit = commit and not self._gap_records
         if commit and handled.records and self._reader is not None:
@@ -299,11 +300,11 @@ class Running:
         SUBSCRIBER_AGE_SECONDS.labels(self._group).set(age_s)
 
     async def _measure(self, reader: GroupReader) -> None:
-        ends, nexts = await reader.ends(), self._work.next_positions()
+        left, nexts = await reader.left(), self._work.next_positions()
         behind = dict.fromkeys(self._routes.topics, 0)
-        for place, end in ends.items():
-            if place[0] in behind and place in nexts:
-                behind[place[0]] += max(0, end - nexts[place])
+        for place, positions in left.items():
+            if place[0] in behind:
+                behind[place[0]] += max(0, positions.stop - nexts.get(place, positions.start))
         for topic, count in behind.items():
             SUBSCRIBER_LAG.labels(self._group, topic).set(count)
 

@@ -6,6 +6,11 @@ from schemas.topics import TOPICS
 _STATES = frozenset(topic.name for topic in TOPICS.values() if topic.compacted)
 
 
+def is_state(stored: StoredRecord) -> bool:
+    """Whether its topic keeps the last state of each key."""
+    return stored.topic in _STATES
+
+
 class Seen:
     """Remembers at least half of ``most`` ids, the latest.
 
@@ -19,7 +24,7 @@ class Seen:
         self._old: dict[bytes | tuple[str, bytes], bytes] = {}
 
     def is_repeat(self, stored: StoredRecord, ident: bytes) -> bool:
-        name = (stored.topic, stored.key) if stored.topic in _STATES else ident
+        name = (stored.topic, stored.key) if is_state(stored) else ident
         known = self._young.get(name)
         if known is None:
             known = self._old.get(name)
@@ -27,7 +32,7 @@ class Seen:
 
     def note(self, stored: StoredRecord, ident: bytes) -> None:
         """This was handled; a deletion has the id ``b""``."""
-        name = (stored.topic, stored.key) if stored.topic in _STATES else ident
+        name = (stored.topic, stored.key) if is_state(stored) else ident
         self._young[name] = ident
         if len(self._young) > self._half:
             self._old, self._young = self._young, {}

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from consumers.subscribe.events import BROKEN, NotNowError, RejectError
 from consumers.subscribe.routes import Route, Routes
-from consumers.subscribe.seen import Seen
+from consumers.subscribe.seen import Seen, is_state
 from ingest.errors import PublishError
 from ingest.eventlog.log import Place, StoredRecord
 from ingest.logs import Sample, places
@@ -512,7 +512,8 @@ class Work:
     def _finish(self, lane: _Lane) -> None:
         """The first of a lane is done."""
         item, partition = lane.items.popleft(), lane.partition
-        if item.ident is not None:
+        # Once it has gone, others may write the next state before it comes back.
+        if item.ident is not None and (partition.active or not is_state(item.stored)):
             self._seen.note(item.stored, item.ident)
         partition.finish(item.stored.position)
         if not partition.active:

@@ -234,10 +234,10 @@ class JournalReader:
 
         return left | await self._in_thread(look)
 
-    async def ends(self) -> Mapping[Place, int]:
-        def look() -> Mapping[Place, int]:
+    async def left(self) -> Mapping[Place, range]:
+        def look() -> Mapping[Place, range]:
             return {
-                (topic, PARTITION): cursor.last() + 1
+                (topic, PARTITION): range(cursor.after + 1, cursor.last() + 1)
                 for topic, cursor in self._cursors.items()
                 if topic in self._placed
             }

@@ -32,6 +32,7 @@ from ingest.eventlog.log import (
     Watcher,
 )
 from ingest.eventlog.producer import partition_of
+from ingest.rejects import group_of
 from schemas.topics import partition_key
 
 log = structlog.get_logger()
@@ -161,10 +162,14 @@ class KafkaReader:
                 raise
             log.warning("reader_not_closed", error=type(error).__name__)
 
-    async def ends(self) -> Mapping[Place, int]:
+    async def left(self) -> Mapping[Place, range]:
         places = self._consumer.assignment()
         ends = await self._consumer.end_offsets(places) if places else {}
-        return {self._place(place): end for place, end in ends.items()}
+        found: dict[Place, range] = {}
+        for place, end in ends.items():
+            with suppress(IllegalStateError):  # it was revoked meanwhile
+                found[self._place(place)] = range(await self._consumer.position(place), end)
+        return found
 
     async def begin(self, places: Iterable[TopicPartition]) -> None:
         """Go to where the start says."""
@@ -337,7 +342,7 @@ async def open_kafka_reader(
     """
     try:
         async with asyncio.timeout(_OPEN_S):
-            partitions = await find_partitions(options, [prefix + topic for topic in topics])
+            partitions = await find_partitions(options, prefix, topics)
     except (KafkaError, TimeoutError, OSError) as error:
         raise unreadable(options["bootstrap_servers"], error) from None
     if keys is not None:
@@ -408,9 +413,13 @@ def stored_record(
 
 
 async def find_partitions(
-    options: Mapping[str, Any], topics: Sequence[str]
+    options: Mapping[str, Any], prefix: str, topics: Sequence[str]
 ) -> list[TopicPartition]:
-    """Those of the topics that there are: asked for by name, a broker might make the others."""
+    """Those of the topics that there are: asked for by name, a broker might make the others.
+
+    ``topics``: without ``prefix``. Raises ConfigError if there are none of them, and whatever
+    aiokafka raises.
+    """
     client = AIOKafkaClient(**options)
     try:
         await client.bootstrap()
@@ -418,16 +427,24 @@ async def find_partitions(
     finally:
         await client.close()
     found = cluster.topics()
-    missing = [topic for topic in topics if topic not in found]
+    missing = [topic for topic in topics if prefix + topic not in found]
     if len(missing) == len(topics):
-        raise ConfigError(
-            f"kafka: there is no topic {missing[0]}: run `dialstream topics create`, or set "
-            "kafka.topic_prefix to the one that it has been run with"
-        )
+        raise no_topic(prefix, missing)
     if missing:
-        log.warning("topics_missing", topics=missing)
+        log.warning("topics_missing", topics=[prefix + topic for topic in missing])
     return [
-        TopicPartition(topic, partition)
-        for topic in topics
-        for partition in sorted(cluster.partitions_for_topic(topic) or ())
+        TopicPartition(name, partition)
+        for name in (prefix + topic for topic in topics)
+        for partition in sorted(cluster.partitions_for_topic(name) or ())
     ]
+
+
+def no_topic(prefix: str, missing: Sequence[str]) -> ConfigError:
+    """What is said if these are not there, named without ``prefix``."""
+    names = ", ".join(prefix + topic for topic in missing[:3]) + (", …" if missing[3:] else "")
+    group = next(filter(None, map(group_of, missing)), None)
+    create = "topics create" if group is None else f"topics create --group {group}"
+    return ConfigError(
+        f"kafka: there is no topic {names}: run `dialstream {create}`, or set kafka.topic_prefix "
+        "to the one that it has been run with"
+    )

@@ -155,8 +155,8 @@ class Reader(Protocol):
 class GroupReader(Reader, Protocol):
     """A reader for a group that is told what becomes of its partitions."""
 
-    async def ends(self) -> Mapping[Place, int]:
-        """Of each partition that is this member's, the position behind its last record.
+    async def left(self) -> Mapping[Place, range]:
+        """Of each partition that is this member's, positions from the next to fetch to its end.
 
         Between two records positions may be left out.
         """

@@ -76,7 +76,8 @@ class Member:
         self._options = options
         self._duty = duty
         self._prefix = prefix
-        self._topic = prefix + topic
+        self._topic = topic
+        self._full_name = prefix + topic
         self._keys = keys
         self._group = group
         self._name = name
@@ -116,11 +117,11 @@ class Member:
         """
         options = self._options()
         async with asyncio.timeout(_OPEN_S):
-            places = await find_partitions(options, [self._topic])
+            places = await find_partitions(options, self._prefix, [self._topic])
         homes: dict[TopicPartition, list[str]] = {place: [] for place in places}
         for key in self._keys:
             partition = partition_of(key.encode(), len(places))
-            homes[TopicPartition(self._topic, partition)].append(key)
+            homes[TopicPartition(self._full_name, partition)].append(key)
         self._homes = homes
         consumer = AIOKafkaConsumer(
             **options,
@@ -134,7 +135,7 @@ class Member:
             auto_offset_reset="earliest",  # since nothing is ever committed: each time
         )
         listener = _Listener(self)
-        consumer.subscribe({self._topic}, listener=listener)
+        consumer.subscribe({self._full_name}, listener=listener)
         try:
             await consumer.start()
             self._listen_to_heartbeats(consumer)
@@ -200,7 +201,9 @@ class Member:
             await self._take()
 
     async def _ends(self, consumer: AIOKafkaConsumer) -> Mapping[TopicPartition, int]:
-        if consumer.partitions_for_topic(self._topic) != {place.partition for place in self._homes}:
+        if consumer.partitions_for_topic(self._full_name) != {
+            place.partition for place in self._homes
+        }:
             raise KafkaError("there are other partitions now")  # and keys have moved
         places = self._assigned
         ends: Mapping[TopicPartition, int] = {}

@@ -14,6 +14,7 @@ from consumers.subscribe import (
     Retry,
     Subscriber,
 )
+from ingest.errors import PublishError
 from schemas.call import Call
 from schemas.conversation import Conversation
 from tests.consumers.subscribe.logs import (
@@ -429,16 +430,19 @@ async def test_stopping_lets_end_what_has_begun_and_no_more(log: Log) -> None:
         await until(lambda: {*again, *ended} == set(range(10)), task)
 
 
+@pytest.mark.parametrize("trouble", ["slow", "refused"])
 async def test_a_gap_is_told_before_what_comes_behind_it_is_committed(
-    log: Log, monkeypatch: pytest.MonkeyPatch
+    log: Log, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     """Whoever dies in between must not take it along."""
     monkeypatch.setattr("consumers.subscribe.running._COMMIT_S", 0.05)
     seen: list[int] = []
     telling = asyncio.Event()
 
-    async def hang(*_: object) -> None:
+    async def fail(*_: object) -> None:
         telling.set()
+        if trouble == "refused":
+            raise PublishError("not_authorized")
         await asyncio.Event().wait()
 
     await log.write([call("1", 0)])
@@ -448,7 +452,7 @@ async def test_a_gap_is_told_before_what_comes_behind_it_is_committed(
     await log.delete_all("calls")
     await log.write([call("1", 2)])
     with monkeypatch.context() as patch:
-        patch.setattr("consumers.subscribe.outlet.Outlet.put", hang)
+        patch.setattr("consumers.subscribe.outlet.Outlet.put", fail)
         task = asyncio.create_task(noting(log, seen).run())
         await until(lambda: telling.is_set() and 2 in seen, task)
         await asyncio.sleep(0.5)  # some commits

@@ -725,12 +725,20 @@ async def test_a_partition_that_comes_back_begins_where_the_log_says() -> None:
     assert bench.committable() == {("calls", 0): 2}
 
 
-async def test_a_state_that_others_may_have_followed_by_another_is_no_repeat() -> None:
-    """While the partition was theirs, b came after a; now a is news again."""
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_a_state_that_others_may_have_followed_by_another_is_no_repeat(
+    *, is_slow: bool
+) -> None:
+    """While the partition was theirs, b came after a; now a is news again.
+
+    Also if a handler was still busy with a when the partition went.
+    """
     seen: list[int] = []
+    may_end = asyncio.Event()
 
     async def note(_: Conversation, event: Event[Conversation]) -> None:
         seen.append(event.position)
+        await may_end.wait()
 
     def row(position: int) -> StoredRecord:
         record = conversation("7", "a")
@@ -739,9 +747,15 @@ async def test_a_state_that_others_may_have_followed_by_another_is_no_repeat() -
     bench = Bench()
     bench.routes.add(event_route(Conversation, note, (), Retry(), None))
     bench.work.add(row(1))
-    bench.work.add(row(2))
-    await until(lambda: bench.committable() == {("ledger", 0): 2})
-    await bench.work.leave([("ledger", 0)], 20.0)
+    await until(lambda: seen == [1])
+    if not is_slow:
+        may_end.set()
+        bench.work.add(row(2))
+        await until(lambda: bench.committable() == {("ledger", 0): 2})
+    leaving = asyncio.create_task(bench.work.leave([("ledger", 0)], 60.0))
+    await asyncio.sleep(0)
+    may_end.set()
+    await leaving
     bench.work.add(row(4))
     await until(lambda: bench.committable() == {("ledger", 0): 4})
     assert seen == [1, 4]

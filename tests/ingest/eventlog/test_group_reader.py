@@ -1,7 +1,7 @@
 """What a reader for a group tells whoever watches it, on the journal and on Kafka."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -74,10 +74,35 @@ async def test_the_ends_of_its_partitions_are_behind_their_last_records(log: Log
         for each in await take(reader, 50):
             place = each.topic, each.partition
             last[place] = max(last[place], each.position)
-        ends = await reader.ends()
+        left = await reader.left()
     assert last
-    assert {place: ends[place] for place in last} == {place: at + 1 for place, at in last.items()}
-    assert {topic for topic, _ in ends} == {"calls", "gaps"}
+    assert {place: left[place].stop for place in last} == {p: at + 1 for p, at in last.items()}
+    assert not any(left.values())
+    assert {topic for topic, _ in left} == {"calls", "gaps"}
+
+
+async def test_what_nobody_has_fetched_is_left(log: Log) -> None:
+    await log.write([record(f"k{n % 7}", f"{n}") for n in range(50)])
+    async with open_group_reader(
+        log.settings, ["calls"], Watched(), group="g", start="earliest"
+    ) as reader:
+        found = await take(reader, 50)
+        await reader.commit([each for each in found if each.partition == found[0].partition])
+    async with open_group_reader(
+        log.settings, ["calls"], Watched(), group="g", start="earliest"
+    ) as reader:
+        if isinstance(log, JournalLog):  # there it is ours once we have asked for something
+            reader.hold([("calls", 0)])
+            assert await reader.fetch(wait_s=0.1) == []
+        async with asyncio.timeout(SOON_S):
+            while not (left := await reader.left()):  # noqa: ASYNC110 - the cluster says so
+                await asyncio.sleep(0.05)
+    expected = Counter(each.partition for each in found)
+    expected[found[0].partition] = 0
+    assert {n: len(positions) for (_, n), positions in left.items()} == {
+        n: expected[n] for _, n in left
+    }
+    assert len(left) == (1 if isinstance(log, JournalLog) else PARTITIONS)
 
 
 async def test_what_was_deleted_unread_is_told_once_and_the_rest_is_read(log: Log) -> None:
@@ -125,7 +150,7 @@ async def test_latest_is_where_the_group_has_begun_also_if_nothing_came(log: Log
         log.settings, ["calls", "gaps"], Watched(), group="g", start="latest"
     ) as reader:
         async with asyncio.timeout(SOON_S):
-            while len(await reader.ends()) < (2 if isinstance(log, JournalLog) else 2 * PARTITIONS):
+            while len(await reader.left()) < (2 if isinstance(log, JournalLog) else 2 * PARTITIONS):
                 assert await reader.fetch(wait_s=0.1) == []
         assert await reader.fetch(wait_s=0.5) == []
     news = [record(f"k{n}", f"{n}") for n in range(20)] + [record("k", "gap", "gaps")]
@@ -150,10 +175,10 @@ async def test_partitions_go_once_their_work_is_committed(
             log.settings, ["calls"], second, group="g", start="earliest"
         ) as two:
             async with asyncio.timeout(SOON_S):
-                while not (await one.ends() and await two.ends()):
+                while not (await one.left() and await two.left()):
                     assert await one.fetch(wait_s=0.1) == []
                     assert await two.fetch(wait_s=0.1) == []
-            assert len({*await one.ends(), *await two.ends()}) == PARTITIONS
+            assert len({*await one.left(), *await two.left()}) == PARTITIONS
     assert first.fault is None
     everything = {("calls", number) for number in range(PARTITIONS)}
     assert (everything, False) in first.revocations
@@ -188,7 +213,7 @@ async def test_what_was_found_before_partitions_went_is_not_handed_out_after_it(
     ) as one:
         assert isinstance(one, KafkaReader)
         async with asyncio.timeout(SOON_S):
-            while not await one.ends():
+            while not await one.left():
                 assert await one.fetch(wait_s=0.1) == []
             await log.write([record(f"k{n}", f"{n}") for n in range(40)])
             # It has found some, and nobody has asked for them yet.
@@ -204,7 +229,7 @@ async def test_what_was_found_before_partitions_went_is_not_handed_out_after_it(
             found: list[StoredRecord] = []
             async with asyncio.timeout(SOON_S):
                 # Those of the first have gone once the second has some.
-                while not await two.ends():  # noqa: ASYNC110 - the cluster says so
+                while not await two.left():  # noqa: ASYNC110 - the cluster says so
                     await asyncio.sleep(0.05)
                 while len(found) < 40:
                     found += await one.fetch(wait_s=0.1)

@@ -75,6 +75,16 @@ async def test_topics_that_are_missing_are_named_and_never_made(
     assert [topic for topic in topics if topic.startswith(topic_prefix)] == [f"{topic_prefix}calls"]
 
 
+async def test_how_a_groups_topic_is_made_is_said(kafka: Cluster, topic_prefix: str) -> None:
+    for topics in (["rejects.crm"], ["calls", "rejects.crm"]):
+        with pytest.raises(ConfigError, match="dialstream topics create --group crm`"):
+            async with opened(kafka, topic_prefix, *topics):
+                pass
+    with pytest.raises(ConfigError, match="dialstream topics create`"):
+        async with opened(kafka, topic_prefix, "calls", "rejects"):
+            pass
+
+
 async def test_a_cluster_that_is_away_is_a_fault_with_its_address(
     proxied_kafka: Cluster, topic_prefix: str
 ) -> None:
