@@ -284,6 +284,10 @@ CATALOGUE: Mapping[str, tuple[str, str]] = {
         "What came next was deleted before it was read; the group goes on with what is left.",
         "group topic partition expected found",
     ),
+    "gap_not_told": (
+        "A group's gap cannot be put on the log: until it is there, nothing is committed.",
+        "group reason suppressed",
+    ),
     "loop_blocked": (
         "A handler (-: something else) keeps the event loop from turning; heartbeats wait, too.",
         "group handler seconds where",

@@ -17,7 +17,7 @@ from ingest.errors import ConfigError, PublishError
 from ingest.eventlog.kinds import open_group_reader
 from ingest.eventlog.log import GroupReader, LostError, Place, Record, StoredRecord, records_of
 from ingest.gaps import gap_event
-from ingest.logs import setup_logs
+from ingest.logs import Sample, setup_logs
 from ingest.metrics import (
     SUBSCRIBER_AGE_SECONDS,
     SUBSCRIBER_BLOCKED,
@@ -89,6 +89,7 @@ class Running:
         #: Places of which something had gone → until when there was something, if that is known.
         self._gaps: dict[Place, int | None] = {}
         self._gap_records: list[Record] = []
+        self._untold = Sample()
 
     def stop(self) -> None:
         self._work.end()
@@ -276,10 +277,16 @@ class Running:
         self._gap_records += records_of(event)
 
     async def _tell_gaps(self) -> None:
-        with suppress(PublishError):
+        try:
             while self._gap_records:
                 await self._outlet.put(self._gap_records[0])
                 del self._gap_records[0]
+        except PublishError as error:
+            suppressed = self._untold.take(time.monotonic())
+            if suppressed is not None:
+                log.warning(
+                    "gap_not_told", group=self._group, reason=error.reason, suppressed=suppressed
+                )
 
     # What is told
 

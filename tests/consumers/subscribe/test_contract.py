@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 
 import pytest
+from structlog.testing import capture_logs
 
 from consumers.subscribe import (
     Deleted,
@@ -451,13 +452,15 @@ async def test_a_gap_is_told_before_what_comes_behind_it_is_committed(
     await log.write([call("1", 1)])
     await log.delete_all("calls")
     await log.write([call("1", 2)])
-    with monkeypatch.context() as patch:
+    with capture_logs() as logs, monkeypatch.context() as patch:
         patch.setattr("consumers.subscribe.outlet.Outlet.put", fail)
         task = asyncio.create_task(noting(log, seen).run())
         await until(lambda: telling.is_set() and 2 in seen, task)
         await asyncio.sleep(0.5)  # some commits
         task.cancel()
         await asyncio.wait([task])
+    told = [line["reason"] for line in logs if line["event"] == "gap_not_told"]
+    assert told[:1] == (["not_authorized"] if trouble == "refused" else [])
     async with running(noting(log, seen)) as task:
         while not await read_all(log, "gaps"):
             assert not task.done()
