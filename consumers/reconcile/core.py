@@ -32,6 +32,7 @@ from consumers.reconcile.facts import CallFact, Fact, Mark, ms_of
 from consumers.reconcile.legs import ARTEFACTS, BACKFILLED, Leg
 from consumers.reconcile.pairs import Pairs, standing
 from consumers.reconcile.verdicts import (
+    ABSENCES,
     LIST_NOT_READ,
     Judgement,
     Rules,
@@ -357,6 +358,8 @@ class Core:
             into.to_bury += gone.to_bury
             into.heard_ms = max(into.heard_ms, gone.heard_ms)
             into.complete |= gone.complete
+            if gone.wake_ms is not None:
+                self._write_row_by(into, gone.wake_ms)
             _flag(into, *gone.flags)
             if gone.said:
                 into.merged_from += (ceased,)
@@ -366,11 +369,13 @@ class Core:
 
     def _touch(self, conversation: Conversation) -> None:
         """Remember it, and write its row soon."""
-        due_ms = self.clock_ms + ROW_EVERY_MS
+        self._write_row_by(conversation, self.clock_ms + ROW_EVERY_MS)
+        self._store.put_conversation(conversation)
+
+    def _write_row_by(self, conversation: Conversation, due_ms: int) -> None:
         if conversation.wake_ms is None or conversation.wake_ms > due_ms:
             conversation.wake_ms = due_ms
             self._wake("row", (conversation.connection, conversation.name), due_ms)
-        self._store.put_conversation(conversation)
 
     def _write_row(self, key: Key, due_ms: int) -> None:
         conversation = self._store.conversation(key)
@@ -429,7 +434,8 @@ class Core:
 
     # Verdicts
 
-    def _judge(self, leg: Leg, conversation: Conversation) -> None:
+    def _judge(self, leg: Leg, conversation: Conversation, *, is_due: bool = False) -> None:
+        """``is_due``: nothing more comes of this millisecond of the log's clock."""
         self._store.put_leg(leg)
         if leg.connection not in self._judged:
             return
@@ -443,6 +449,10 @@ class Core:
                 self._wake("leg", (leg.connection, leg.call_id), found.until_ms)
             if found.end_ms is not None:
                 self._want(leg, found.end_ms)
+        elif found.word in ABSENCES and not is_due:
+            # What comes at the same time as a mark, or as the other side, stands in no order.
+            leg.wake_ms = self.clock_ms
+            self._wake("leg", (leg.connection, leg.call_id), self.clock_ms)
         else:
             self._give(leg, found, conversation)
 
@@ -463,7 +473,7 @@ class Core:
     def _wake_leg(self, key: Key, due_ms: int) -> None:
         leg = self._store.leg(key)
         if leg is not None and leg.wake_ms == due_ms:
-            self._judge(leg, self._conversation(leg))
+            self._judge(leg, self._conversation(leg), is_due=True)
 
     def _passed(self, connection: str, started_ms: int | None, ended_ms: int) -> bool:
         """Whether the list was read up to where the record of such a call would be."""

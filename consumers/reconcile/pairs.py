@@ -257,6 +257,8 @@ class Pairs:
         for entry in later:
             book.wait(number, entry.end_ms or 0, entry.ident)
         for entry in passed:
+            # Whatever it was sure of, it was not of what has come with this mark.
+            entry.sure_ms = None
             self._judge(book, entry, clock_ms)
 
     def read_up_to_ms(self, book: Book, entry: Entry) -> int:
@@ -391,7 +393,7 @@ class Pairs:
             if each.match_ms is None and each.fate == fate:
                 continue
             changed.add(ident)
-            if each.fate != fate:
+            if each.fate is None or each.fate.kind != fate.kind:
                 each.sure_ms = None
             each.fate, each.match_ms = fate, None
             self._sleep(each)
@@ -440,12 +442,13 @@ class Pairs:
 
     def _judge(self, book: Book, entry: Entry, clock_ms: int) -> None:
         """Say what became of it, or when to ask again."""
-        entry.judge_ms = entry.wants_ms = None
+        sure_ms = entry.sure_ms
+        entry.judge_ms = entry.wants_ms = entry.sure_ms = None
         if entry.fate is not None:
             if entry.fate.kind == "matched":
-                self._judge_matched(book, entry, entry.fate, clock_ms)
+                self._judge_matched(book, entry, entry.fate, sure_ms, clock_ms)
             elif entry.end_ms is not None and self._counts(entry, clock_ms):
-                self._judge_alone(book, entry, entry.end_ms, entry.fate, clock_ms)
+                self._judge_alone(book, entry, entry.end_ms, entry.fate, sure_ms, clock_ms)
         self._sleep(entry)
 
     def _counts(self, entry: Entry, clock_ms: int) -> bool:
@@ -453,7 +456,9 @@ class Pairs:
         end_ms = entry.started_ms if entry.end_ms is None else entry.end_ms
         return entry.started_ms >= self._since_ms and end_ms >= clock_ms - self._window_ms
 
-    def _judge_matched(self, book: Book, pushed: Entry, fate: Fate, clock_ms: int) -> None:
+    def _judge_matched(
+        self, book: Book, pushed: Entry, fate: Fate, sure_ms: int | None, clock_ms: int
+    ) -> None:
         recorded = book.entries.get(fate.others[0])
         if recorded is None or not all(self._counts(e, clock_ms) for e in (pushed, recorded)):
             return
@@ -465,8 +470,12 @@ class Pairs:
         if clock_ms < due_ms:
             pushed.judge_ms = due_ms
             return
+        if pushed.match_ms is not None or recorded.match_ms is not None:
+            return  # it is judged then
         leg, record = self._nearest_leg(book, pushed, recorded), self._record(book, recorded)
         if leg is None or record is None:
+            return
+        if not both and not self._is_sure(book, pushed, sure_ms, clock_ms):
             return
         if pushed.end_ms is None:
             reason = "ending_missing" if leg.pushed is not None else "never_pushed"
@@ -487,7 +496,13 @@ class Pairs:
             self._give(book, pushed, recorded, leg, word, said, clock_ms, differences=found)
 
     def _judge_alone(
-        self, book: Book, entry: Entry, end_ms: int, fate: Fate, clock_ms: int
+        self,
+        book: Book,
+        entry: Entry,
+        end_ms: int,
+        fate: Fate,
+        sure_ms: int | None,
+        clock_ms: int,
     ) -> None:
         hold_ms = end_ms + self._rules.hold_max_ms
         due_ms = hold_ms if fate.held else end_ms + self._rules.settle_ms
@@ -498,21 +513,15 @@ class Pairs:
         leg = self._first_leg(book, entry)
         if leg is None:
             return
-        word: Word = "ambiguous"
-        reason = fate.reason
-        if fate.kind == "alone" and recorded is not None:
-            word, reason = "push_missing", "never_pushed" if reason == _NONE else reason
-        elif fate.kind == "alone":
-            word = "record_missing"
-            if self._passed(book, entry):
-                reason = "not_listed" if reason == _NONE else reason
-            elif clock_ms < hold_ms:
-                self._wait_for_list(book, entry, end_ms, hold_ms)
+        word, reason = self._word_alone(book, entry, fate)
+        if reason == LIST_NOT_READ:
+            self._wait_for_list(book, entry, end_ms)
+            if clock_ms < hold_ms:
+                entry.judge_ms = hold_ms
                 return
-            else:
-                reason = LIST_NOT_READ
-        if not self._is_sure(book, entry, clock_ms):
+        if not self._is_sure(book, entry, sure_ms, clock_ms):
             return
+        entry.wants_ms = None
         if reason == LIST_NOT_READ:
             self._host.tell_unread(book.setup.recorded, entry.started_ms)
         self._give(
@@ -526,27 +535,52 @@ class Pairs:
             candidates=self._candidates(book, entry, fate),
         )
 
-    def _wait_for_list(self, book: Book, entry: Entry, end_ms: int, hold_ms: int) -> None:
-        """Judge it once the list was read up to its end, or at last."""
-        entry.judge_ms, entry.wants_ms = hold_ms, end_ms
+    def _word_alone(self, book: Book, entry: Entry, fate: Fate) -> tuple[Word, str | None]:
+        """What is to be said of one without a counterpart now, and why."""
+        if fate.kind == "ambiguous":
+            return "ambiguous", fate.reason
+        if not entry.is_pushed:
+            return "push_missing", "never_pushed" if fate.reason == _NONE else fate.reason
+        if not self._passed(book, entry):
+            return "record_missing", LIST_NOT_READ
+        return "record_missing", "not_listed" if fate.reason == _NONE else fate.reason
+
+    def _wait_for_list(self, book: Book, entry: Entry, end_ms: int) -> None:
+        """Judge it once the list was read up to its end, if that is soon enough."""
+        entry.wants_ms = end_ms
         if entry.call.agent_number is not None:
             book.wait(entry.call.agent_number, end_ms, entry.ident)
 
-    def _is_sure(self, book: Book, entry: Entry, clock_ms: int) -> bool:
-        """Whether all that has come before was compared with it; if not, it is judged then.
+    def _is_sure(self, book: Book, entry: Entry, sure_ms: int | None, clock_ms: int) -> bool:
+        """Whether all that has come until now was compared with it; if not, it is judged then.
 
         A list's records and the mark behind them come at once, but a call is looked at when its row
-        is written, and matched a moment after that.
+        is written, and matched a moment after that. ``sure_ms``: when such rows are written of what
+        had come when it was asked first; None if this is the first time.
         """
-        if entry.sure_ms is None:
-            entry.sure_ms = clock_ms + ROW_EVERY_MS + 1
-        ties = (book.entries[ident].match_ms for ident in book.field.ties(entry.ident))
-        sure_ms = max([entry.sure_ms, *(ms + 1 for ms in ties if ms is not None)])
+        if sure_ms is None:
+            sure_ms = clock_ms + ROW_EVERY_MS + 1
         if clock_ms < sure_ms:
-            entry.judge_ms = sure_ms
+            entry.judge_ms = entry.sure_ms = sure_ms
             return False
-        entry.sure_ms = None
+        if self._is_to_be_matched(book, entry):
+            entry.match_ms, entry.sure_ms = clock_ms, sure_ms
+            return False
         return True
+
+    def _is_to_be_matched(self, book: Book, entry: Entry) -> bool:
+        """Whether it has changed, or somebody whom `_match` would look at with it."""
+        if entry.match_ms is not None:
+            return True
+        if not book.field.ties(entry.ident):
+            return False
+        reach_ms = book.field.reach_ms
+        far_ms = book.field.around(entry.ident, reach_ms).far_ms
+        return any(
+            book.entries[ident].match_ms is not None
+            for ident, each_ms in far_ms.items()
+            if each_ms <= reach_ms
+        )
 
     def _nearest_leg(self, book: Book, pushed: Entry, recorded: Entry) -> Leg | None:
         """The one that is told of: that of which the connect is nearest to the record's start."""

@@ -128,6 +128,20 @@ def test_absence_is_judged_at_the_latest_when_it_was_held_long_enough() -> None:
     assert verdicts(out) == [("100", "record_missing", 1, "list_not_read")]
 
 
+@pytest.mark.parametrize("nth", [1, -1])
+def test_what_comes_in_the_same_millisecond_comes_in_no_order(nth: int) -> None:
+    """An hour after its end it could be judged at once."""
+    at_ms = T0 + HOUR
+    push = ended("100", T0)
+    push.at_ms = at_ms
+    core = new_core()
+    for fact in [push, record("100", T0 - 500, at_ms), mark(T0 + MINUTE, at_ms)][::nth]:
+        core.take(fact)
+    core.advance(at_ms)
+    assert verdicts(core.out) == [("100", "matched", 1, None)]
+    assert events(core.out, "calls") == []
+
+
 def test_a_call_longer_than_the_near_pass_reaches_waits_for_the_sweep() -> None:
     core = new_core()
     long = ended("100", T0, length_ms=3 * HOUR)

@@ -251,6 +251,102 @@ def test_a_push_that_came_just_before_the_end_of_waiting_is_not_missing() -> Non
     assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
 
 
+#: When `pushed("100", T0)` has waited for its list long enough, and a little later.
+HELD = T0 - 500 + 6 * HOUR
+A_MOMENT = 100
+
+
+def test_a_record_that_ends_just_before_the_end_of_waiting_is_not_missing() -> None:
+    running = recorded("r1", T0, T0, ended_at=None, outcome=None, total_duration_s=None)
+    facts: list[Fact] = [AGENT, pushed("100", T0), running, recorded("r1", T0, HELD - A_MOMENT)]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
+
+
+def test_an_ending_pushed_just_before_the_end_of_waiting_is_not_missing() -> None:
+    common: dict[str, Any] = {"internal": who(CENTRE), "external": who(CALLER)}
+    start_ms = T0 - 2 * MINUTE
+    connect = event("100", "connected", start_ms, started_at=start_ms, **common)
+    push = msgspec.structs.replace(pushed("100", T0), at_ms=T0 + 6 * HOUR - A_MOMENT)
+    facts: list[Fact] = [AGENT, connect, recorded("r1", T0, T0 + MINUTE), push]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
+
+
+def test_the_longer_a_corrected_record_waits_to_be_compared_the_longer_nothing_is_said() -> None:
+    """Four may be its call: it is compared with them after four seconds."""
+    pushes = [pushed(f"{100 + nth}", T0 + nth * MINUTE) for nth in range(4)]
+    back_ms = T0 + HOUR
+    wrong = recorded("r1", T0, back_ms, caller="+15559990009")
+    facts: list[Fact] = [AGENT, *pushes, wrong, recorded("r1", T0, back_ms + 1100, outcome="x")]
+    out = history(pair_core(), facts, T0 + 2 * HOUR)
+    assert told(out) == [("100", "matched", 1, None)]
+
+
+def test_a_record_that_moves_another_to_where_it_belongs_is_compared_first() -> None:
+    """The second record is far from the first call, but the second call may have it."""
+
+    def at(start_s: int) -> dict[str, Any]:
+        start_ms = T0 + start_s * SECOND
+        return {
+            "started_at": start_ms,
+            "connected_at": start_ms,
+            "ended_at": start_ms + 5 * MINUTE,
+        }
+
+    over_ms, back_ms = T0 + 10 * MINUTE, T0 + HOUR
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", over_ms, **at(0)),
+        pushed("101", over_ms, **at(150)),
+        recorded("r1", over_ms, over_ms, **at(100)),
+        recorded("r2", over_ms, back_ms, **at(310)),
+        read(back_ms, back_ms),
+    ]
+    out = history(pair_core(), facts)
+    assert not {"record_missing", "push_missing", "late"} & {word for _, word, *_ in told(out)}
+    assert {call: data["recorded_call_id"] for call, data in final(out).items()} == {
+        "100": "r1",
+        "101": "r2",
+    }
+
+
+def test_a_record_that_becomes_one_conversation_with_another_is_not_looked_at_later() -> None:
+    back_ms = T0 + HOUR
+    other = recorded(
+        "r0", T0, back_ms + 900, caller="+15559990009", related_call_ids=["r1"], outcome="missed"
+    )
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, back_ms),
+        other,
+        read(T0 + MINUTE, back_ms),
+    ]
+    out = told(history(pair_core(), facts))
+    assert [each for each in out if each[0] == "100"] == [("100", "matched", 1, None)]
+
+
+def test_a_list_that_is_read_when_it_was_waited_for_long_enough_is_looked_at() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        recorded("r1", T0, HELD + 500),
+        read(T0 + MINUTE, HELD + 500),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
+
+
+def test_whoever_has_the_number_too_is_waited_for_and_what_is_listed_then_is_looked_at() -> None:
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        read(T0 + MINUTE, T0 + HOUR, "a1"),
+        listed(CENTRE, at_ms=T0 + HOUR + 500, agent_id="a2"),
+        recorded("r1", T0, T0 + 2 * HOUR),
+        read(T0 + MINUTE, T0 + 2 * HOUR, "a2"),
+    ]
+    assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
+
+
 def test_the_agents_own_mark_decides_and_not_that_of_all() -> None:
     core = pair_core()
     facts: list[Fact] = [

@@ -151,6 +151,7 @@ def test_what_is_judged_only_since_the_last_start_is_mended_all_the_same(state: 
     commit(state)
     core = new_core(state)  # type: ignore[arg-type]
     core.take(record("100", T0, T0 + HOUR, length_ms=3 * MINUTE))
+    core.advance(T0 + HOUR)
     (mended,) = [each for each in core.out if each.topic == "calls"]
     assert mended.key == b"acme/100"
 
