@@ -134,8 +134,9 @@ def test_what_comes_in_the_same_millisecond_comes_in_no_order(nth: int) -> None:
     at_ms = T0 + HOUR
     push = ended("100", T0)
     push.at_ms = at_ms
+    facts: list[Fact] = [push, record("100", T0 - 500, at_ms), mark(T0 + MINUTE, at_ms)]
     core = new_core()
-    for fact in [push, record("100", T0 - 500, at_ms), mark(T0 + MINUTE, at_ms)][::nth]:
+    for fact in facts[::nth]:
         core.take(fact)
     core.advance(at_ms)
     assert verdicts(core.out) == [("100", "matched", 1, None)]
