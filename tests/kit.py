@@ -26,14 +26,16 @@ import psutil
 import tomli_w
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.commands import run_forked
+
 PROJECT = Path(__file__).parents[1]
 SAMPLES = PROJECT / "tests" / "samples" / "dialpad"
 
-#: The console script of the environment that runs the tests.
-SCRIPT = Path(sys.executable).with_name("dialstream")
-
 SECRET = "invented-secret-at-least-32-bytes-long!"
 OTHER_SECRET = "another-invented-secret-of-some-length!!"
+
+#: The console script of the environment that runs the tests.
+SCRIPT = Path(sys.executable).with_name("dialstream")
 
 #: What a busy machine may take for what takes a moment, in seconds.
 PATIENCE_S = 60.0
@@ -494,12 +496,20 @@ class Product:
         timeout_s: float = 2 * PATIENCE_S,
     ) -> "Ran":
         """Another command of the product, in the same folder."""
-        return run(
-            *arguments,
-            cwd=self.folder,
-            stdin=stdin,
-            environment={**self.environment, **(environment or {})},
-            timeout_s=timeout_s,
+        more = {**self.environment, **(environment or {})}
+        if not all(name.startswith("DIALSTREAM_") for name in more):
+            # It may be for the interpreter, which reads it when it starts.
+            return run(
+                *arguments, cwd=self.folder, stdin=stdin, environment=more, timeout_s=timeout_s
+            )
+        return Ran.of(
+            run_forked(
+                [str(SCRIPT), *arguments],
+                cwd=self.folder,
+                stdin=stdin,
+                environment=clean_environment(**more),
+                timeout_s=timeout_s,
+            )
         )
 
     def story(self, leg: int) -> list[dict[str, Any]]:
@@ -539,6 +549,10 @@ class Ran:
     stdout: str
     stderr: str
 
+    @classmethod
+    def of(cls, done: subprocess.CompletedProcess[bytes]) -> Self:
+        return cls(done.returncode, done.stdout.decode(), done.stderr.decode())
+
     @property
     def output(self) -> str:
         return self.stdout + self.stderr
@@ -551,7 +565,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 2 * PATIENCE_S,
 ) -> Ran:
-    """Run the console script to its end."""
+    """Run the console script to its end, as a user would."""
     done = subprocess.run(
         [SCRIPT, *arguments],
         check=False,
@@ -561,7 +575,7 @@ def run(
         capture_output=True,
         timeout=timeout_s,
     )
-    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Ran.of(done)
 
 
 def assert_no_traceback(text: str) -> None:

@@ -1,5 +1,7 @@
-"""Kafka for tests: shared by all, or of a test's own. Each starts when a test first asks for it.
+"""Kafka for tests: shared by all, or by those of a module, or of a test's own.
 
+Each starts when a test first asks for it. A broker that nobody uses costs some of a processor all
+the time: only the one that most tests use stays until the end.
 Faults of the shared ones are undone after each test.
 """
 
@@ -39,25 +41,25 @@ def kafka() -> Iterator[Cluster]:
     yield from _share(Foreign(bootstrap) if bootstrap else Cluster())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def proxied_kafka() -> Iterator[Cluster]:
     """One broker, behind a proxy."""
     yield from _share(Cluster(proxied=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def three_brokers() -> Iterator[Cluster]:
     """Three brokers, each behind a proxy."""
     yield from _share(Cluster(3, proxied=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def sasl_kafka() -> Iterator[Cluster]:
     """One broker that wants SASL_SSL, and gives rights."""
     yield from _share(Cluster(secured=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def creating_kafka() -> Iterator[Cluster]:
     """One broker that makes a topic when somebody asks for it, as brokers do by default."""
     yield from _share(Cluster(properties={"auto.create.topics.enable": "true"}))
