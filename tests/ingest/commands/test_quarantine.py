@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -87,17 +87,23 @@ def requeued(product: Product, *arguments: str, code: int = 0) -> dict[str, Any]
 
 def put(product: Product, body: bytes, received_ms: int, *, via: str = "webhook") -> None:
     """As a receiver would have kept it."""
+    put_all(product, {received_ms: body}, via=via)
+
+
+def put_all(product: Product, bodies: Mapping[int, bytes], *, via: str = "webhook") -> None:
+    """Each by when it was received."""
     shelf = Shelf(folder(product), Quarantine(max_count=10**6, max_age_s=10**9))
-    refused = Refused(
-        connection="acme",
-        via=via,
-        hint=None,
-        reason="bad_signature",
-        received_ms=received_ms,
-        headers=[],
-        body=body,
-    )
-    assert shelf.put(refused)
+    for received_ms, body in bodies.items():
+        refused = Refused(
+            connection="acme",
+            via=via,
+            hint=None,
+            reason="bad_signature",
+            received_ms=received_ms,
+            headers=[],
+            body=body,
+        )
+        assert shelf.put(refused)
 
 
 @pytest.fixture(params=["journal", "kafka"])
@@ -472,8 +478,7 @@ def test_killed_amid_it_nothing_is_lost_and_repeats_have_the_same_id(
     product = make_product()
     legs = [new_leg() for _ in range(1500)]
     begun_ms = now_ms() - 10_000
-    for number, leg in enumerate(legs):
-        put(product, sign(call(leg, 0)), begun_ms + number)
+    put_all(product, {begun_ms + n: sign(call(leg, 0)) for n, leg in enumerate(legs)})
     calls = product.data / "journal" / "calls"
     for _ in range(3):
         before = len(list(folder(product).iterdir()))
