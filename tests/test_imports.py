@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
 from tests.kit import PROJECT, clean_environment
 
 OURS = ("schemas", "ingest", "consumers", "tests")
@@ -228,3 +229,7 @@ def test_no_file_names_a_place_on_the_machine_of_its_author() -> None:
 def test_the_top_level_holds_the_five_folders_and_no_other() -> None:
     parts = [path.relative_to(PROJECT).parts for path in files_of_the_project()]
     assert {way[0] for way in parts if len(way) > 1 and not way[0].startswith(".")} <= TOP
+
+
+def test_what_is_begun_first_is_there() -> None:
+    assert [name for name in LONG if not (PROJECT / "tests" / name).is_file()] == []
