@@ -31,7 +31,7 @@ from ingest.eventlog.log import (
     StoredRecord,
     Watcher,
 )
-from ingest.eventlog.producer import partition_of
+from ingest.eventlog.producer import close_client, partition_of
 from ingest.rejects import group_of
 from schemas.topics import partition_key
 
@@ -150,17 +150,7 @@ class KafkaReader:
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
-        try:
-            async with asyncio.timeout(_CLOSE_S):
-                await self._consumer.stop()
-        except (TimeoutError, KafkaError, asyncio.CancelledError) as error:
-            # It may tell of its own requests, which it has cancelled, as if it were ourselves; and
-            # it leaves everything as it is then.
-            task = asyncio.current_task()
-            await _abandon(self._consumer)
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                raise
-            log.warning("reader_not_closed", error=type(error).__name__)
+        await close_consumer(self._consumer)
 
     async def left(self) -> Mapping[Place, range]:
         places = self._consumer.assignment()
@@ -295,6 +285,24 @@ class KafkaReader:
         return found
 
 
+async def close_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Leave its group and close its connections, whatever has failed; within some seconds."""
+    task = asyncio.current_task()
+    assert task is not None
+    # A group of tasks of which one has failed may have left its mark, too.
+    cancelled = task.cancelling()
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await consumer.stop()
+    except (TimeoutError, KafkaError, asyncio.CancelledError) as error:
+        # It may tell of its own requests, which it has cancelled, as if it were ourselves; and it
+        # leaves everything as it is then.
+        await _abandon(consumer)
+        if task.cancelling() > cancelled:
+            raise
+        log.warning("reader_not_closed", error=type(error).__name__)
+
+
 async def _abandon(consumer: AIOKafkaConsumer) -> None:
     """Close its connections, whatever has failed, once nobody is left who would open new ones."""
     at = consumer._coordinator, consumer._fetcher  # noqa: SLF001 - they cannot be had otherwise
@@ -304,10 +312,10 @@ async def _abandon(consumer: AIOKafkaConsumer) -> None:
     tasks = [task for task in found if task is not None]
     for task in tasks:
         task.cancel()
-    with suppress(TimeoutError, KafkaError):
+    with suppress(TimeoutError):
         async with asyncio.timeout(_CLOSE_S):
             await asyncio.gather(*tasks, return_exceptions=True)
-            await consumer._client.close()  # noqa: SLF001
+    await close_client(consumer._client)  # noqa: SLF001
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -425,7 +433,7 @@ async def find_partitions(
         await client.bootstrap()
         cluster = await client.fetch_all_metadata()
     finally:
-        await client.close()
+        await close_client(client)
     found = cluster.topics()
     missing = [topic for topic in topics if prefix + topic not in found]
     if len(missing) == len(topics):

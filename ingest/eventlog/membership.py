@@ -16,7 +16,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
-from ingest.eventlog.kafka_reader import find_partitions, stored_record
+from ingest.eventlog.kafka_reader import close_consumer, find_partitions, stored_record
 from ingest.eventlog.log import StoredRecord
 from ingest.eventlog.producer import partition_of
 
@@ -25,8 +25,8 @@ log = structlog.get_logger()
 #: One look at the topic, in seconds.
 _LOOK_S = 0.5
 
-#: Finding the topic; and what closing may take.
-_OPEN_S, _CLOSE_S = 15.0, 5.0
+#: Finding the topic.
+_OPEN_S = 15.0
 
 #: Of a session, how many heartbeats it has; and the share of it in which all hear of a change.
 _HEARTBEATS, _CHANGE = 10, 1 / 3
@@ -145,11 +145,7 @@ class Member:
         finally:
             listener.member = None
             await self.revoked()
-            try:
-                async with asyncio.timeout(_CLOSE_S):
-                    await consumer.stop()
-            except (TimeoutError, KafkaError) as error:
-                log.warning("reader_not_closed", error=type(error).__name__)
+            await close_consumer(consumer)
 
     # What the group tells
 

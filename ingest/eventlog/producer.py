@@ -31,6 +31,8 @@ from schemas.topics import partition_key
 #: Finding the cluster, of whose servers some may say nothing, and getting a producer id.
 START_S = 15.0
 
+_CLOSE_S = 2.0
+
 #: No answer from anybody for so long: the connections are not worth keeping.
 HUNG_S = 30.0
 
@@ -98,6 +100,32 @@ def partition_of(key: bytes, count: int) -> int:
 @lru_cache(maxsize=8192)  # keys come again, a call's within minutes, and the hash is 4 µs of Python
 def _partition(topic: str, key: bytes, count: int) -> int:
     return partition_of(partition_key(topic, key), count)
+
+
+async def close_client(client: AIOKafkaClient) -> None:
+    """Close its connections, whatever state they are in; within two seconds."""
+    connections = client._conns = _Closed(client._conns)  # noqa: SLF001 - there is no other way
+    transports = [
+        connection._writer.transport  # noqa: SLF001
+        for connection in connections.values()
+        if connection._writer is not None  # noqa: SLF001
+    ]
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await client.close()
+    except Exception:  # noqa: BLE001, S110 - a library that fails to say goodbye; we say it then
+        pass
+    finally:
+        for transport in transports:
+            transport.abort()
+
+
+class _Closed(dict[Any, Any]):
+    """Connections of a client that is closed: one that somebody was still opening is, too."""
+
+    def __setitem__(self, key: Any, connection: Any) -> None:
+        super().__setitem__(key, connection)
+        connection.close()
 
 
 class Producer:
@@ -168,19 +196,7 @@ class Producer:
     async def close(self) -> None:
         """Close the connections, whatever state they are in; within two seconds."""
         self.end("closed")
-        transports = [
-            connection._writer.transport  # noqa: SLF001 - it cannot be had otherwise
-            for connection in self.client._conns.values()  # noqa: SLF001
-            if connection._writer is not None  # noqa: SLF001
-        ]
-        try:
-            async with asyncio.timeout(2):
-                await self.client.close()
-        except Exception:  # noqa: BLE001, S110 - a library that fails to say goodbye; we say it then
-            pass
-        finally:
-            for transport in transports:
-                transport.abort()
+        await close_client(self.client)
 
     def _by_partition(
         self, topic: str, records: Sequence[AnyRecord]

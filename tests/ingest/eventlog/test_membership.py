@@ -13,10 +13,13 @@ from typing import Any
 
 import confluent_kafka
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 from structlog.testing import capture_logs
 
 from ingest.checkpoints import save_checkpoint
 from ingest.eventlog.kinds import open_log
+from ingest.eventlog.membership import Member
 from ingest.eventlog.producer import partition_of
 from ingest.runner import Stopping
 from ingest.service import Service
@@ -126,6 +129,34 @@ async def test_a_connection_s_checkpoints_stand_where_another_client_puts_the_co
         assert source in ("poll", "websocket")
         assert partition == wanted[connection]
         assert json.loads(value)["generation"] == 1
+
+
+async def test_a_client_that_ends_as_if_it_were_cancelled_does_not_end_the_work(
+    kafka: Cluster, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may tell so of its own requests; and whoever is cancelled is told of by nobody."""
+    make_topics(kafka, topic_prefix)
+    settings = settings_for(kafka.bootstrap, topic_prefix, tmp_path)
+    floor = Floor()
+    follow, stop = Member._follow, AIOKafkaConsumer.stop
+    failures = 0
+
+    async def fail_once(self: Member, consumer: AIOKafkaConsumer) -> None:
+        nonlocal failures
+        if not failures:
+            failures += 1
+            raise KafkaError("away")
+        await follow(self, consumer)
+
+    async def stop_as_if_cancelled(self: AIOKafkaConsumer) -> None:
+        await stop(self)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Member, "_follow", fail_once)
+    monkeypatch.setattr(AIOKafkaConsumer, "stop", stop_as_if_cancelled)
+    async with opened(settings) as service, sharing(service, floor.run("one")):
+        await until(lambda: floor.all_at_work)
+    assert failures == 1
 
 
 async def test_everything_that_was_saved_has_been_read_before_the_work_begins(

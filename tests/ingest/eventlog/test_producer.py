@@ -8,6 +8,8 @@ from typing import Any
 
 import confluent_kafka
 import pytest
+from aiokafka.client import ConnectionGroup
+from aiokafka.conn import AIOKafkaConnection, create_conn
 
 from ingest.eventlog import producer as producer_module
 from ingest.eventlog.cluster import client_options
@@ -384,6 +386,28 @@ async def test_it_closes_in_a_black_hole_and_ends_whoever_sends(
         assert time.monotonic() - begun < 2.5
         with pytest.raises(BrokenError, match="closed"):
             await asyncio.wait_for(sending, 5)
+
+
+async def test_a_connection_that_is_being_opened_while_it_closes_is_closed_too(
+    kafka: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[AIOKafkaConnection] = []
+    may_go_on = asyncio.Event()
+
+    async def slow(*where: Any, **how: Any) -> AIOKafkaConnection:
+        opened.append(await create_conn(*where, **how))
+        await may_go_on.wait()
+        return opened[-1]
+
+    async with connected(kafka) as producer:
+        monkeypatch.setattr("aiokafka.client.create_conn", slow)
+        client = producer.client
+        node = client.get_random_node()
+        ready = asyncio.create_task(client.ready(node, group=ConnectionGroup.COORDINATION))
+        await until(lambda: opened)
+    may_go_on.set()
+    await asyncio.wait([ready])
+    assert not opened[0].connected()
 
 
 async def test_who_may_not_be_a_producer_says_so(sasl_kafka: Cluster) -> None:
