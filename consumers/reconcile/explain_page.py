@@ -309,10 +309,12 @@ class Page:
             yield f"It is judged ({sight.said['verdict']}) as soon as a reconciler comes to it."
 
     def _is_held(self, sight: Sight) -> bool:
-        end_ms = sight.entry.end_ms
-        return end_ms is None or (
-            sight.until_ms is not None and sight.until_ms > end_ms + self._rules.settle_ms
-        )
+        end_ms, fate = sight.entry.end_ms, sight.entry.fate
+        if end_ms is None or fate is None or fate.held:
+            return True
+        # With a counterpart it waits for that one, if for longer than both have to settle.
+        until_ms = sight.until_ms or 0
+        return fate.kind == "matched" and until_ms > end_ms + self._rules.settle_ms
 
 
 def _table(*columns: str) -> Table:

@@ -236,6 +236,13 @@ def test_what_it_waits_for_is_told(explain: Explain) -> None:
     assert "It waits for the end of a call that is not over as far as is known" in held
 
 
+def test_a_call_that_is_judged_in_a_moment_waits_for_nobody(explain: Explain) -> None:
+    """It has settled at 14:15: what has come by then is compared with it first."""
+    settled = explain([AGENT, recorded("r1", T0, T0 + MINUTE)], "r1", until_ms=T0 + 15 * MINUTE)
+    assert "It is judged at 2026-09-21 14:15:01.001 UTC, settle_s after its end." in settled
+    assert "not over" not in settled
+
+
 def test_before_reconciliation_began_nothing_is_judged(explain: Explain) -> None:
     reconcile = SETTINGS.reconcile.model_copy(update={"since": datetime(2026, 9, 22, tzinfo=UTC)})
     settings = SETTINGS.model_copy(update={"reconcile": reconcile})
