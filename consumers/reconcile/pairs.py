@@ -393,8 +393,6 @@ class Pairs:
             if each.match_ms is None and each.fate == fate:
                 continue
             changed.add(ident)
-            if each.fate is None or each.fate.kind != fate.kind:
-                each.sure_ms = None
             each.fate, each.match_ms = fate, None
             self._sleep(each)
         # What it is matched with has not changed itself; but what is to be said of both has.
@@ -570,8 +568,6 @@ class Pairs:
 
     def _is_to_be_matched(self, book: Book, entry: Entry) -> bool:
         """Whether it has changed, or somebody whom `_match` would look at with it."""
-        if entry.match_ms is not None:
-            return True
         if not book.field.ties(entry.ident):
             return False
         reach_ms = book.field.reach_ms

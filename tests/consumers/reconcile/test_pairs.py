@@ -335,6 +335,27 @@ def test_a_list_that_is_read_when_it_was_waited_for_long_enough_is_looked_at() -
     assert told(history(pair_core(), facts)) == [("100", "matched", 1, None)]
 
 
+def test_whoever_waits_for_a_running_call_after_all_asks_anew_when_that_is_over() -> None:
+    """It is the other call's that runs, and in the end its own."""
+    mark_ms = T0 + HOUR
+    runs: dict[str, Any] = {"started_at": T0 + MINUTE, "ended_at": None, "outcome": None}
+    facts: list[Fact] = [
+        AGENT,
+        pushed("100", T0),
+        pushed("101", T0 + 3 * MINUTE),
+        recorded("r1", T0, mark_ms, total_duration_s=None, **runs),
+        read(mark_ms, mark_ms),
+        recorded("r1", T0, HELD - A_MOMENT),
+    ]
+    out = told(history(pair_core(), facts))
+    assert [each for each in out if each[0] == "100"] == [("100", "matched", 1, None)]
+
+
+def test_a_list_that_is_read_in_the_end_revises_nothing_by_itself() -> None:
+    facts: list[Fact] = [AGENT, pushed("100", T0), read(T0 + MINUTE, T0 + 8 * HOUR)]
+    assert told(history(pair_core(), facts)) == [("100", "record_missing", 1, "list_not_read")]
+
+
 def test_whoever_has_the_number_too_is_waited_for_and_what_is_listed_then_is_looked_at() -> None:
     facts: list[Fact] = [
         AGENT,
@@ -1077,13 +1098,15 @@ def test_a_record_that_changes_its_number_leaves_its_call_and_finds_another() ->
     assert rows(out)["bots", "r1"]["counterparts"] == [{"connection": "acme", "call_id": "200"}]
 
 
-def test_a_record_that_leaves_its_call_before_it_was_judged_is_not_missed() -> None:
+@pytest.mark.parametrize("before_ms", [12 * MINUTE, 1600])
+def test_a_record_that_leaves_its_call_before_it_was_judged_is_not_missed(before_ms: int) -> None:
+    left_ms = T0 - 500 + 15 * MINUTE - before_ms
     facts: list[Fact] = [
         AGENT,
         pushed("100", T0),
         recorded("r1", T0, T0 + MINUTE),
-        recorded("r1", T0, T0 + 3 * MINUTE, caller="+15559990009", outcome="answered"),
-        read(T0 + MINUTE, T0 + 5 * MINUTE),
+        recorded("r1", T0, left_ms, caller="+15559990009", outcome="answered"),
+        read(T0 + MINUTE, T0 + 20 * MINUTE),
     ]
     assert sorted(told(history(pair_core(), facts))) == [
         ("100", "record_missing", 1, "not_listed"),
