@@ -27,7 +27,7 @@ from ingest.eventlog.producer import PROBE_S, AnyRecord, BrokenError, Producer, 
 from ingest.eventlog.spool import READ_RECORDS, Spool
 from ingest.eventlog.switch import Switch
 from ingest.metrics import COMMIT_SECONDS, DRAINED, KAFKA_CONNECTED, KAFKA_REBUILDS, SPOOL, SPOOLED
-from ingest.rejects import reject_event
+from ingest.rejects import group_of, reject_event
 from schemas.event import Event
 from schemas.times import now_ms
 from schemas.topics import TOPIC_OF, TOPICS
@@ -336,7 +336,7 @@ class KafkaLane:
         """Return once Kafka has all records, those that it refuses as rejects."""
         topic = self._log.prefix + self.topic
         refused = await self._log.connection.send(topic, records, self._note)
-        while refused and self.topic == TOPIC_OF["reject"]:
+        while refused and (self.topic == TOPIC_OF["reject"] or group_of(self.topic) is not None):
             # There is no other place for them: they wait for somebody to mend the topic.
             self._note("refused")
             await asyncio.sleep(PROBE_S)

@@ -46,7 +46,12 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def opened(
-    cluster: Cluster | Kafka, prefix: str, folder: Path, *, max_bytes: int = 10**9
+    cluster: Cluster | Kafka,
+    prefix: str,
+    folder: Path,
+    *,
+    max_bytes: int = 10**9,
+    also: Sequence[str] = (),
 ) -> AsyncIterator[KafkaPublisher]:
     kafka = (
         cluster if isinstance(cluster, Kafka) else Kafka(**settings_for(cluster, prefix)["kafka"])
@@ -58,6 +63,7 @@ async def opened(
         prefix=prefix,
         publish_timeout_s=TIMEOUT_S,
         spool_max_bytes=max_bytes,
+        also=also,
     ) as publisher:
         yield publisher
 
@@ -460,19 +466,20 @@ async def test_what_is_too_large_on_its_way_from_the_spool_becomes_a_reject(
     check_reject(found, large)
 
 
+@pytest.mark.parametrize("name", ["rejects", "rejects.crm"])
 async def test_a_reject_that_kafka_refuses_waits_until_the_topic_was_mended(
-    kafka: Cluster, topic_prefix: str, tmp_path: Path
+    kafka: Cluster, topic_prefix: str, tmp_path: Path, name: str
 ) -> None:
-    topic = f"{topic_prefix}rejects"
+    topic = topic_prefix + name
     kafka.create_topic(topic, config={"max.message.bytes": "1000"})
     large = random.Random(2).randbytes(3000)
-    async with opened(kafka, topic_prefix, tmp_path) as publisher:
-        assert await store(publisher, record(large, "rejects")) == ["spool"]
-        assert await store(publisher, record(b"next", "rejects")) == ["spool"]
-        await until(lambda: publisher.degraded() == ["spooled:rejects:refused"])
-    assert look_into(tmp_path)["rejects"].records == 2, "it survives a restart"
-    async with opened(kafka, topic_prefix, tmp_path) as publisher:
-        await until(lambda: publisher.degraded() == ["spooled:rejects:refused"])
+    async with opened(kafka, topic_prefix, tmp_path, also=[name]) as publisher:
+        assert await store(publisher, record(large, name)) == ["spool"]
+        assert await store(publisher, record(b"next", name)) == ["spool"]
+        await until(lambda: publisher.degraded() == [f"spooled:{name}:refused"])
+    assert look_into(tmp_path)[name].records == 2, "it survives a restart"
+    async with opened(kafka, topic_prefix, tmp_path, also=[name]) as publisher:
+        await until(lambda: publisher.degraded() == [f"spooled:{name}:refused"])
         await asyncio.to_thread(kafka.alter_topic, topic, {"max.message.bytes": "100000"})
         await until(lambda: publisher.degraded() == [])
     assert set(await values(kafka, topic)) == {large, b"next"}
