@@ -141,7 +141,7 @@ def history(world: World, facts: Sequence[Fact]) -> list[Record]:
 
 
 @given(worlds())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_nothing_is_missing_that_came_before_the_end_of_waiting(world: World) -> None:
     out = history(world, world.facts())
     for verdict in of_pair(out):
@@ -164,7 +164,7 @@ def test_nothing_is_missing_that_came_before_the_end_of_waiting(world: World) ->
 
 
 @given(worlds())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_each_call_that_is_over_has_one_verdict_late_only_if_a_side_was_missing(
     world: World,
 ) -> None:
@@ -192,7 +192,7 @@ def test_each_call_that_is_over_has_one_verdict_late_only_if_a_side_was_missing(
 
 
 @given(worlds(), st.data())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_what_comes_at_one_time_comes_in_no_order(world: World, data: st.DataObject) -> None:
     facts = world.facts()
     # One mark behind the other is one fact.
