@@ -568,6 +568,8 @@ class Pairs:
 
     def _is_to_be_matched(self, book: Book, entry: Entry) -> bool:
         """Whether it has changed, or somebody whom `_match` would look at with it."""
+        if entry.match_ms is not None:
+            return True
         if not book.field.ties(entry.ident):
             return False
         reach_ms = book.field.reach_ms

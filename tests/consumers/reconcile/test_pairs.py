@@ -1121,6 +1121,13 @@ def test_who_waits_no_more_for_a_list_that_nobody_reads_is_let_go() -> None:
     assert len(book.waiting[CENTRE]) == 1
 
 
+def test_a_crowd_that_is_listed_before_the_mark_is_nothing_missing() -> None:
+    back_ms = T0 + HOUR
+    crowd = [recorded(f"r{nth}", T0 + nth * SECOND, back_ms) for nth in range(65)]
+    out = history(pair_core(), [AGENT, pushed("100", T0), *crowd, read(back_ms, back_ms)])
+    assert {each[1:] for each in told(out)} == {("ambiguous", 1, "too_many")}
+
+
 def test_a_crowd_that_grows_revises_what_was_said_before() -> None:
     core = pair_core()
     out = history(core, [AGENT, pushed("100", T0), recorded("r0", T0, T0)], T0 + HOUR)
