@@ -123,7 +123,10 @@ def serve(path: str) -> None:
         listener.listen(64)
         print("ready", flush=True)
         while True:
-            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            try:
+                ready, _, _ = select.select([listener, sys.stdin], [], [])
+            except KeyboardInterrupt:  # the tests were interrupted, too
+                ready = [sys.stdin]
             if sys.stdin in ready:
                 shutil.rmtree(Path(path).parent)
                 return
