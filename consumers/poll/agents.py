@@ -35,7 +35,7 @@ from consumers.poll.windows import Gap, Window
 from ingest.api import ApiError
 from ingest.delivery import AgentRecords
 from ingest.errors import PublishError
-from ingest.eventlog.log import Publisher
+from ingest.eventlog.log import Spooling
 from ingest.logs import short_id
 from ingest.metrics import (
     POLL_AGENTS,
@@ -86,7 +86,7 @@ class AgentsPoller:
         job: Job,
         connection: Connection,
         open_records: Callable[[], AbstractAsyncContextManager[AgentRecords]],
-        publisher: Publisher,
+        publisher: Spooling,
         gaps: Gaps,
         seen: Seen,
         *,
@@ -150,7 +150,9 @@ class AgentsPoller:
         mark = self._seen.adopt(self._mark)
         if mark != self._mark:
             # From now on what is remembered belongs to what the log holds.
-            await self._save()
+            checkpoint = self._checkpoint()
+            await self._storing.patiently(partial(self._job.save, SOURCE, checkpoint))
+            self._note_saved(checkpoint)
         await self._gaps.current()
         POLL_WATERMARK_AGE_SECONDS.labels(self.name).set_function(self._watermark_age_s)
         POLL_BEHIND_SECONDS.labels(self.name).set_function(self._behind_s)
@@ -346,7 +348,7 @@ class AgentsPoller:
             return
         named = zip(("watermark_ms", "swept_ms"), marks, strict=True)
         checkpoint = {name: mark for name, mark in named if mark is not None}
-        await self._storing.patiently(partial(self._job.save, f"{SOURCE}/{agent_id}", checkpoint))
+        await self._storing.save(self._job, f"{SOURCE}/{agent_id}", checkpoint)
 
     async def _save_at_times(self) -> None:
         """Save how far the connection is, if that is worth a record."""
@@ -358,12 +360,15 @@ class AgentsPoller:
         self._note_watermark()
         # A first watermark does not wait, nor does a memory that is another one.
         waits = waits and not other and not (first and self._watermark_ms is not None)
-        if not waits and self._checkpoint() != self._saved:
-            await self._save()
-
-    async def _save(self) -> None:
         checkpoint = self._checkpoint()
-        await self._storing.patiently(partial(self._job.save, SOURCE, checkpoint))
+        if (
+            not waits
+            and checkpoint != self._saved
+            and await self._storing.save(self._job, SOURCE, checkpoint)
+        ):
+            self._note_saved(checkpoint)
+
+    def _note_saved(self, checkpoint: dict[str, Any]) -> None:
         self._saved, self._saved_s = checkpoint, self._clock.steady_s()
 
     def _checkpoint(self) -> dict[str, Any]:

@@ -15,13 +15,15 @@ import structlog
 
 from ingest.api import ApiError
 from ingest.errors import ConfigError, PublishError
-from ingest.eventlog.log import Publisher
+from ingest.eventlog.log import Spooling
 from ingest.metrics import POLL_PUBLISHED, POLL_READ, TALLIES
 from ingest.pipeline import store
 from ingest.privacy import Drops
 from ingest.settings import PrivacyClass
+from ingest.work import Checkpoint, Job
 from schemas.event import Event
 from schemas.times import now_ms
+from schemas.topics import TOPIC_OF
 
 log = structlog.get_logger()
 
@@ -208,7 +210,7 @@ class Storing:
     """Puts what was read of one connection on the event log, for as long as that takes."""
 
     def __init__(
-        self, connection: str, publisher: Publisher, drop: frozenset[PrivacyClass] = frozenset()
+        self, connection: str, publisher: Spooling, drop: frozenset[PrivacyClass] = frozenset()
     ) -> None:
         self._connection = connection
         self._drops: Drops = {connection: drop}
@@ -232,6 +234,16 @@ class Storing:
         await store(
             self._publisher, events, asyncio.get_running_loop().time() + _PUBLISH_S, self._drops
         )
+
+    async def save(self, job: Job, source: str, checkpoint: Checkpoint) -> bool:
+        """Save how far it was read; False while that is only in a spool, then it is not saved.
+
+        Whoever reads a mark takes what was read up to it for what stands on the log.
+        """
+        if self._publisher.spools(TOPIC_OF["call"]):
+            return False
+        await self.patiently(partial(job.save, source, checkpoint))
+        return True
 
     async def patiently(self, put: Callable[[], Awaitable[None]]) -> None:
         """Do it until it is durable: what was read is never skipped."""

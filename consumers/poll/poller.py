@@ -33,12 +33,12 @@ from consumers.poll.seen import CALLS, UNSURE, Seen
 from consumers.poll.windows import Gap, Plan, Window
 from ingest.api import ApiError
 from ingest.delivery import CallRecords, RecordingRecords, Records
-from ingest.eventlog.log import Publisher
+from ingest.eventlog.log import Spooling
 from ingest.logs import Sample
 from ingest.metrics import POLL_GAPS_OPEN, POLL_WATERMARK_AGE_SECONDS
 from ingest.providers import PROVIDERS
 from ingest.settings import Connection
-from ingest.work import Job
+from ingest.work import Checkpoint, Job
 from schemas.event import Event, id_part
 from schemas.times import minute
 
@@ -76,7 +76,7 @@ class Poller:
         job: Job,
         connection: Connection,
         open_records: Open,
-        publisher: Publisher,
+        publisher: Spooling,
         gaps: Gaps,
         seen: Seen,
         hints: Hints | None = None,
@@ -138,7 +138,7 @@ class Poller:
         mark = self._seen.adopt(self._mark)
         if mark != self._mark:
             # From now on what is remembered belongs to what the log holds.
-            await self._storing.patiently(self._save)
+            await self._storing.patiently(partial(self._job.save, SOURCE, self._checkpoint()))
         await self._gaps.current()
         age = POLL_WATERMARK_AGE_SECONDS.labels(self.name)
         age.set_function(self._watermark_age_s)
@@ -184,7 +184,7 @@ class Poller:
             if window.kind == "sweep":
                 self._swept()
         if window.kind != "gap":
-            await self._storing.patiently(self._save)
+            await self._storing.save(self._job, SOURCE, self._checkpoint())
         log.debug(
             "poll_pass",
             connection=self.name,
@@ -226,8 +226,8 @@ class Poller:
                 log.warning("poll_behind", connection=self.name, what=what, dropped=dropped)
         self._sweep_turn = 0
 
-    async def _save(self) -> None:
-        await self._job.save(SOURCE, {"cache": self._seen.mark, **_marks(self._plan)})
+    def _checkpoint(self) -> Checkpoint:
+        return {"cache": self._seen.mark, **_marks(self._plan)}
 
     def _watermark_age_s(self) -> float:
         mark_ms = self._plan.watermark_ms

@@ -84,6 +84,9 @@ class JournalPublisher:
         lane = self._lanes.get(topic) or self._open_lane(topic)
         return lane.append(records)
 
+    def spools(self, topic: str) -> bool:
+        return False
+
     @property
     def queued_bytes(self) -> int:
         return self._room.used

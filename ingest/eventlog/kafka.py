@@ -93,6 +93,9 @@ class KafkaPublisher:
     def publish(self, records: Sequence[Record]) -> Group:
         return self._lanes[records[0].topic].publish(records)
 
+    def spools(self, topic: str) -> bool:
+        return self._lanes[topic].spooled
+
     def degraded(self) -> Sequence[str]:
         found = [] if self.connection.connected else ["kafka_unreachable"]
         found += [f"spooled:{lane.topic}:{lane.why}" for lane in self._spooled()]

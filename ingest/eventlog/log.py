@@ -104,7 +104,18 @@ class Publisher(Protocol):
         ...
 
 
-class EventLog(Publisher, Protocol):
+class Spooling(Publisher, Protocol):
+    """A publisher that may keep records elsewhere until the log takes them."""
+
+    def spools(self, topic: str) -> bool:
+        """Whether something of a topic is durable, but not on the log yet.
+
+        So what is published to another topic may stand there first.
+        """
+        ...
+
+
+class EventLog(Spooling, Protocol):
     """A publisher that is looked after."""
 
     def degraded(self) -> Sequence[str]:

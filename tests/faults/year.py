@@ -275,6 +275,9 @@ class MemoryLog:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
+    def spools(self, topic: str) -> bool:
+        return False
+
     def publish(self, records: Sequence[Record]) -> Durable:
         for record in records:
             if record.topic in ("calls", "changes"):

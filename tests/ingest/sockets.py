@@ -180,6 +180,9 @@ class PlayLog:
         loop.call_later(self.takes_s, settle)
         return group
 
+    def spools(self, topic: str) -> bool:
+        return False
+
     def degraded(self) -> Sequence[str]:
         return ()
 

@@ -11,7 +11,7 @@ from consumers.poll.gaps import Gaps
 from consumers.poll.seen import Seen
 from ingest.api import ApiError
 from ingest.delivery import AgentRecords
-from ingest.eventlog.log import Publisher
+from ingest.eventlog.log import Spooling
 from ingest.settings import Connection, Poll
 from schemas.event import Event
 from schemas.times import minute, now_ms
@@ -143,7 +143,7 @@ QUICK: dict[str, Any] = {
 def agents_poller(
     records: FakeAgents,
     job: FakeJob,
-    publisher: Publisher,
+    publisher: Spooling,
     seen: Seen,
     gaps: Gaps | None = None,
     **settings: Any,

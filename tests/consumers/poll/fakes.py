@@ -13,7 +13,7 @@ from consumers.poll.seen import Seen
 from ingest.api import ApiError
 from ingest.delivery import Records
 from ingest.eventlog.journal import open_reader
-from ingest.eventlog.log import Publisher
+from ingest.eventlog.log import Spooling
 from ingest.settings import Connection, Poll
 from schemas.event import Event
 from schemas.times import minute, now_ms
@@ -169,7 +169,7 @@ QUICK: dict[str, Any] = {
 def poller(
     records: FakeRecords,
     job: FakeJob,
-    publisher: Publisher,
+    publisher: Spooling,
     seen: Seen,
     gaps: Gaps | None = None,
     **settings: Any,

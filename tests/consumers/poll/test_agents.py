@@ -367,6 +367,25 @@ async def test_what_the_log_does_not_take_is_offered_until_it_does(
     seen.close()
 
 
+async def test_no_mark_is_saved_while_what_was_read_is_only_in_a_spool(
+    tmp_path: Path, records: FakeAgents
+) -> None:
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
+
+    def marks() -> list[Any]:
+        return [each["watermark_ms"] for each in job.saved.values() if "watermark_ms" in each]
+
+    async with open_journal(tmp_path) as journal:
+        log = Reluctant(journal, 0)
+        log.in_spool = True
+        async with running(agents_poller(records, job, log, seen)):
+            await rounds(records)
+            assert marks() == []
+            log.in_spool = False
+            await until(lambda: len(marks()) == len(records.listed) + 1)
+    seen.close()
+
+
 async def test_once_the_connection_is_somebody_elses_it_ends(
     tmp_path: Path, records: FakeAgents
 ) -> None:

@@ -17,7 +17,7 @@ from consumers.poll.poller import Poller
 from consumers.poll.seen import Seen
 from ingest.api import ApiError
 from ingest.eventlog.journal import open_journal, open_reader
-from ingest.eventlog.log import Publisher, Reader, StoredRecord, records_of
+from ingest.eventlog.log import Reader, Spooling, StoredRecord, records_of
 from ingest.pipeline import store
 from ingest.reading import unknown_call
 from ingest.settings import Connection, Poll
@@ -229,7 +229,7 @@ class CallByCall(FakeRecords):
 
 
 def poller(
-    records: FakeRecords, publisher: Publisher, seen: Seen, hints: Hints, *, secrets: bool = True
+    records: FakeRecords, publisher: Spooling, seen: Seen, hints: Hints, *, secrets: bool = True
 ) -> Poller:
     # The list comes but once.
     poll = Poll(**{**QUICK, "every_s": 3600.0, "lag_s": 60.0})

@@ -257,6 +257,11 @@ class Reluctant:
     def __init__(self, log: Any, refusals: int) -> None:
         self._log = log
         self.refusals = refusals
+        #: Whether it is all in a spool.
+        self.in_spool = False
+
+    def spools(self, topic: str) -> bool:
+        return self.in_spool and topic == "calls"
 
     def publish(self, records: Sequence[Record]) -> Receipt:
         if self.refusals:
@@ -322,6 +327,21 @@ async def test_what_the_log_does_not_take_is_offered_until_it_does(
             assert "watermark_ms" not in job.saved["calls"]
             await until(lambda: "watermark_ms" in job.saved["calls"])
     assert len(set(ids(await events_on(tmp_path)))) == 10
+    seen.close()
+
+
+async def test_a_mark_is_not_saved_while_what_was_read_is_only_in_a_spool(
+    tmp_path: Path, records: FakeRecords
+) -> None:
+    job, seen = FakeJob(), Seen.open(tmp_path / "poll.sqlite")
+    async with open_journal(tmp_path) as journal:
+        log = Reluctant(journal, 0)
+        log.in_spool = True
+        async with running(poller(records, job, log, seen)):
+            await until(lambda: len(records.windows) > 3)
+            assert "watermark_ms" not in job.saved["calls"]
+            log.in_spool = False
+            await until(lambda: "watermark_ms" in job.saved["calls"])
     seen.close()
 
 

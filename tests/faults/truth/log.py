@@ -36,6 +36,9 @@ class MemoryLog:
         self.listeners: defaultdict[str, list[Listener]] = defaultdict(list)
         self.written = 0
 
+    def spools(self, topic: str) -> bool:
+        return False
+
     def publish(self, records: Sequence[Record]) -> Durable:
         for record in records:
             self._write(record)

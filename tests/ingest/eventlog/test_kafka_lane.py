@@ -190,6 +190,7 @@ async def test_order_holds_from_direct_to_spool_and_back_while_records_come(
                 fault()
                 await publishing.comes_to("spool")
                 assert any(word.startswith("spooled:calls:") for word in publisher.degraded())
+                assert publisher.spools("calls")
                 if fault == proxy.refuse:  # what waits in the spool meets another fault
                     proxy.restore()
                     await until(lambda: publisher.connection.connected)
@@ -197,6 +198,7 @@ async def test_order_holds_from_direct_to_spool_and_back_while_records_come(
                 proxy.restore()
                 await publishing.comes_to("kafka")
                 await until(lambda: publisher.degraded() == [])
+                assert not publisher.spools("calls")
         await until(lambda: publisher.queued_bytes == 0)
         assert publishing.failed == []
         numbers = [number for number, _ in publishing.stored]
