@@ -26,25 +26,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 from tests.kit import Product  # noqa: E402 - its asserts are rewritten
 
-#: Files that take longest, in seconds of a run of all. Whoever begins one last keeps all waiting.
-LONG = {
-    "consumers/prove/test_command.py": 125,
-    "consumers/reconcile/test_role.py": 106,
-    "consumers/reconcile/test_standby.py": 98,
-    "consumers/reconcile/test_killed.py": 92,
-    "faults/test_matrix.py": 91,
-    "consumers/reconcile/test_closing.py": 77,
-    "consumers/trace/test_command.py": 70,
-    "ingest/commands/test_rejects.py": 68,
-    "consumers/test_demo.py": 65,
-    "faults/week/test_processes.py": 62,
-    "ingest/test_listener.py": 59,
-    "consumers/sinks/dialedin/test_role.py": 56,
-    "consumers/reconcile/test_role_pairs.py": 56,
-    "consumers/subscribe/test_troubles.py": 45,
-    "consumers/poll/test_agents_role.py": 45,
-    "consumers/poll/test_on_kafka.py": 44,
-}
+#: Files that take longest, the longest first. Whoever begins one last keeps all waiting.
+LONG = (
+    "consumers/prove/test_command.py",
+    "consumers/reconcile/test_role.py",
+    "consumers/reconcile/test_standby.py",
+    "consumers/reconcile/test_killed.py",
+    "faults/test_matrix.py",
+    "consumers/reconcile/test_closing.py",
+    "consumers/trace/test_command.py",
+    "ingest/commands/test_rejects.py",
+    "consumers/test_demo.py",
+    "faults/week/test_processes.py",
+    "ingest/test_listener.py",
+    "consumers/sinks/dialedin/test_role.py",
+    "consumers/reconcile/test_role_pairs.py",
+    "consumers/subscribe/test_troubles.py",
+    "consumers/poll/test_agents_role.py",
+    "consumers/poll/test_on_kafka.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,12 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; the others in the order that chance has given them."""
-    here = Path(__file__).parent
-
-    def takes(item: pytest.Item) -> float:
-        return LONG.get(str(item.path.relative_to(here)), 0)
-
-    items.sort(key=takes, reverse=True)
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 @pytest.fixture(autouse=True)

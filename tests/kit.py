@@ -31,11 +31,11 @@ from tests.commands import run_forked
 PROJECT = Path(__file__).parents[1]
 SAMPLES = PROJECT / "tests" / "samples" / "dialpad"
 
-SECRET = "invented-secret-at-least-32-bytes-long!"
-OTHER_SECRET = "another-invented-secret-of-some-length!!"
-
 #: The console script of the environment that runs the tests.
 SCRIPT = Path(sys.executable).with_name("dialstream")
+
+SECRET = "invented-secret-at-least-32-bytes-long!"
+OTHER_SECRET = "another-invented-secret-of-some-length!!"
 
 #: What a busy machine may take for what takes a moment, in seconds.
 PATIENCE_S = 60.0
